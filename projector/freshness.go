@@ -1,0 +1,169 @@
+package projector
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/projector/index"
+)
+
+// A Freshness says how new an answer must be. The zero Freshness is Any.
+type Freshness struct {
+	Kind     FreshnessKind
+	Token    ledger.Token    // of AtLeast
+	Revision ledger.Revision // of AtRevision: at least 1
+	Time     int64           // of AtTime, nanoseconds since the Unix epoch
+}
+
+// A FreshnessKind is the kind of a [Freshness].
+type FreshnessKind byte
+
+// The kinds of freshness.
+const (
+	Any        FreshnessKind = iota // what is folded here now
+	AtLeast                         // not older than the token; waits here
+	Latest                          // everything acknowledged before the question; asks the log
+	AtRevision                      // as the store was at a revision
+	AtTime                          // as the store was at a time, which must not be in the future
+)
+
+// ErrFuture: the revision or time asked for is after everything in the log.
+var ErrFuture = errors.New("in the future")
+
+// tokenPatience is how long a token's revision is waited for before the log is asked
+// whether it can come at all.
+const tokenPatience = 250 * time.Millisecond
+
+// View returns a view of the store as fresh as f asks; the caller closes it.
+//
+// Errors: [ledger.ErrNotFound] if there is no such store; [ledger.ErrQuarantined];
+// [ledger.ErrUnavailable] if ctx ended before the view was fresh enough, with the
+// revision applied here; [ledger.ErrForeignToken], [ledger.ErrLostPast] and
+// [ledger.ErrToken] for a token that names no revision of this store's history;
+// [ErrFuture] for a revision or time after the head.
+func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*index.View, error) {
+	if err := p.Quarantine(); err != nil {
+		return nil, err
+	}
+	rev := ledger.Revision(0) // the head
+	switch f.Kind {
+	case AtLeast:
+		if err := p.reach(ctx, store, f.Token); err != nil {
+			return nil, err
+		}
+	case Latest:
+		if err := p.latest(ctx); err != nil {
+			return nil, err
+		}
+	case AtRevision:
+		rev = f.Revision
+		if h, ok := p.index.Head(store); ok && rev > h.Revision {
+			if err := p.latest(ctx); err != nil {
+				return nil, err
+			}
+			if h, _ = p.index.Head(store); rev > h.Revision {
+				return nil, fmt.Errorf("%w: store %s is at revision %d", ErrFuture, store, h.Revision)
+			}
+		}
+	case AtTime:
+		if f.Time > p.cfg.Now().UnixNano() {
+			return nil, fmt.Errorf("%w: the time is in the future", ErrFuture)
+		}
+		// What is folded here decides a time only once something later is folded.
+		if h, ok := p.index.Head(store); !ok || f.Time >= h.Time {
+			if err := p.latest(ctx); err != nil {
+				return nil, err
+			}
+		}
+		v, err := p.index.View(store, 0)
+		if err != nil {
+			return nil, err
+		}
+		rev, err = v.RevisionAt(f.Time)
+		v.Close()
+		if err != nil {
+			return nil, err
+		}
+	}
+	return p.index.View(store, rev)
+}
+
+// latest waits until everything that was in the log when it was called is folded.
+func (p *Projector) latest(ctx context.Context) error {
+	seq, err := p.barrier.Wait(ctx)
+	if err != nil {
+		return err
+	}
+	return p.waitFor(ctx, fmt.Sprintf("sequence %d is not folded here yet (at %d)", seq, p.applied.Load()),
+		func() bool { return p.applied.Load() >= seq })
+}
+
+// reach waits until the token's revision is folded, and checks that the token is of
+// this history.
+func (p *Projector) reach(ctx context.Context, store ledger.ID, t ledger.Token) error {
+	if id := p.cfg.Log.Genesis().Log; t.Log != id {
+		return fmt.Errorf("%w: it is of log %s, this is log %s", ledger.ErrForeignToken, t.Log, id)
+	}
+	if t.Store != store {
+		return fmt.Errorf("%w: it is of store %s, the question is about store %s", ledger.ErrForeignToken, t.Store, store)
+	}
+	reached := func() bool {
+		h, ok := p.index.Head(store)
+		return ok && h.Revision >= t.Revision && p.index.Position().Epoch >= t.Epoch
+	}
+	if !reached() {
+		if err := p.awaitToken(ctx, t, reached); err != nil {
+			return err
+		}
+	}
+	if t.Revision == 0 {
+		return nil
+	}
+	leaf, err := leafAt(p.index, store, t.Revision)
+	if err != nil {
+		return err
+	}
+	if [8]byte(leaf[:8]) != t.Leaf {
+		return p.wrongPast(t)
+	}
+	return nil
+}
+
+// awaitToken waits for the token's revision: briefly for the fold alone, then for all
+// that the log holds now. A revision that does not come with that is in no log.
+func (p *Projector) awaitToken(ctx context.Context, t ledger.Token, reached func() bool) error {
+	what := fmt.Sprintf("revision %d of store %s is not folded here yet (at %d)", t.Revision, t.Store, p.revision(t.Store))
+	short, cancel := context.WithTimeout(ctx, tokenPatience)
+	err := p.waitFor(short, what, reached)
+	cancel()
+	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	seq, err := p.barrier.Wait(ctx)
+	if err != nil { // the log takes no writes now: the fold may still get there
+		return p.waitFor(ctx, what, reached)
+	}
+	if err := p.waitFor(ctx, what, func() bool { return reached() || p.applied.Load() >= seq }); err != nil {
+		return err
+	}
+	if !reached() {
+		return p.wrongPast(t)
+	}
+	return nil
+}
+
+// wrongPast is the error for a token whose revision is not what it says.
+func (p *Projector) wrongPast(t ledger.Token) error {
+	if now := p.index.Position().Epoch; t.Epoch < now {
+		return fmt.Errorf("%w: it was given in epoch %d, this is epoch %d", ledger.ErrLostPast, t.Epoch, now)
+	}
+	return fmt.Errorf("%w: revision %d of store %s is not the one it names", ledger.ErrToken, t.Revision, t.Store)
+}
+
+func (p *Projector) revision(store ledger.ID) ledger.Revision {
+	h, _ := p.index.Head(store)
+	return h.Revision
+}

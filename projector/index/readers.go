@@ -1,0 +1,206 @@
+package index
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/decide"
+)
+
+// iterOptions are those of every iterator of readers. Filters are used at the last
+// level too: nearly everything is there, and most tuples asked for do not exist.
+var iterOptions = pebble.IterOptions{UseL6Filters: true}
+
+// readers are the iterators of one View, and its buffers: making an iterator costs
+// more than a seek, so they are used again. An iterator shows the rows of the moment
+// it was made. Since no versioned row is ever overwritten, one that is newer than a
+// head serves the head's revision and every older one just as well.
+//
+// Used by one goroutine at a time.
+type readers struct {
+	db      *pebble.DB
+	options *pebble.IterOptions
+	commits uint64 // the iterators show at least so many commits
+	point   *pebble.Iterator
+	scans   []*scan // one for each scan within a scan
+	depth   int     // how many of them are running
+	key     []byte
+}
+
+// A scan is an iterator over a run of keys.
+type scan struct {
+	*pebble.Iterator
+	prefix, seek []byte
+}
+
+// acquire returns readers that show at least the newest published commit.
+func (x *Index) acquire() (*readers, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.acquireLocked()
+}
+
+func (x *Index) acquireLocked() (*readers, error) {
+	if x.closed {
+		return nil, fmt.Errorf("%w: the index is closed", ledger.ErrUnavailable)
+	}
+	if n := len(x.idle); n > 0 {
+		r := x.idle[n-1]
+		x.idle = x.idle[:n-1]
+		return r, nil
+	}
+	return &readers{db: x.db, options: &iterOptions, commits: x.commits}, nil
+}
+
+// release keeps r for the next view, unless a commit has made it stale: an iterator
+// keeps from deletion the files and from reuse the memory that it shows.
+func (x *Index) release(r *readers) {
+	x.mu.Lock()
+	if r.commits == x.commits && len(x.idle) < maxIdle && !x.closed && r.sound() {
+		x.idle = append(x.idle, r)
+		x.mu.Unlock()
+		return
+	}
+	x.mu.Unlock()
+	if err := r.close(); err != nil {
+		x.logger.Error("index: closing an iterator", "error", err)
+	}
+}
+
+// sound reports whether r may be used again: nothing failed and nothing is running.
+func (r *readers) sound() bool {
+	for _, s := range r.scans {
+		if s.Error() != nil {
+			return false
+		}
+	}
+	return r.depth == 0 && (r.point == nil || r.point.Error() == nil)
+}
+
+func (r *readers) close() error {
+	var errs []error
+	if r.point != nil {
+		errs = append(errs, r.point.Close())
+	}
+	for _, s := range r.scans {
+		errs = append(errs, s.Close())
+	}
+	r.point, r.scans = nil, nil
+	return errors.Join(errs...)
+}
+
+// find returns the value of the first row at or after key that has key's prefix, or
+// nil. It is valid until the next find.
+func (r *readers) find(key []byte) ([]byte, error) {
+	if r.point == nil {
+		var err error
+		if r.point, err = r.db.NewIter(r.options); err != nil {
+			return nil, readError(err)
+		}
+	}
+	if !r.point.SeekPrefixGE(key) {
+		return nil, readError(r.point.Error())
+	}
+	value, err := r.point.ValueAndErr()
+	return value, readError(err)
+}
+
+// begin returns the iterator of a new scan, which must end with r.end.
+func (r *readers) begin() (*scan, error) {
+	if r.depth == len(r.scans) {
+		it, err := r.db.NewIter(r.options)
+		if err != nil {
+			return nil, readError(err)
+		}
+		r.scans = append(r.scans, &scan{Iterator: it})
+	}
+	r.depth++
+	return r.scans[r.depth-1], nil
+}
+
+func (r *readers) end() { r.depth-- }
+
+// scan calls yield for each row from the key from to just before the key to, until it
+// returns false or an error. Key and value are valid until it returns.
+func (r *readers) scan(from, to []byte, yield func(key, value []byte) (bool, error)) error {
+	s, err := r.begin()
+	if err != nil {
+		return err
+	}
+	defer r.end()
+	for ok := s.SeekGE(from); ok && compare(s.Key(), to) < 0; ok = s.Next() {
+		value, err := s.ValueAndErr()
+		if err != nil {
+			return readError(err)
+		}
+		if more, err := yield(s.Key(), value); err != nil || !more {
+			return err
+		}
+	}
+	return readError(s.Error())
+}
+
+// command reads the row of a command id.
+func (r *readers) command(store ledger.ID, actor string, id ledger.UUID) (decide.Seen, bool, error) {
+	r.key = appendCommand(r.key[:0], store, actor, id)
+	value, err := r.find(r.key)
+	if err != nil || value == nil {
+		return decide.Seen{}, false, err
+	}
+	seen, err := decodeSeen(value)
+	return seen, err == nil, err
+}
+
+// hashes reads the tree hashes that were stored with a revision. The row is valid
+// until the next find.
+func (r *readers) hashes(store ledger.ID, rev ledger.Revision) (hashRow, error) {
+	r.key = appendByRevision(r.key[:0], familyHashes, store, rev)
+	value, err := r.find(r.key)
+	if err != nil {
+		return nil, err
+	}
+	if row := hashRow(value); row.valid() {
+		return row, nil
+	}
+	return nil, damaged("store %s lacks the hashes of revision %d", store, rev)
+}
+
+// loadNewest sets the revision, time and leaf of a store from its newest entry.
+func (r *readers) loadNewest(store ledger.ID, h *Head) error {
+	s, err := r.begin()
+	if err != nil {
+		return err
+	}
+	defer r.end()
+	r.key = appendByRevision(r.key[:0], familyEntry, store, 1<<64-1)
+	if !s.SeekLT(r.key) || !bytes.HasPrefix(s.Key(), r.key[:17]) {
+		return readError(s.Error())
+	}
+	h.Revision = revisionOf(s.Key())
+	row, err := r.hashes(store, h.Revision)
+	if err != nil {
+		return err
+	}
+	h.Time, h.Leaf = row.time(), row.hash(0)
+	return nil
+}
+
+// readError says that damage which Pebble found is an [ErrDamaged].
+func readError(err error) error {
+	if err != nil && pebble.IsCorruptionError(err) {
+		return fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	return err
+}
+
+func appendRevision(dst []byte, rev ledger.Revision) []byte {
+	return binary.BigEndian.AppendUint64(dst, uint64(rev))
+}
+
+func decodeRevision(value []byte) ledger.Revision {
+	return ledger.Revision(binary.BigEndian.Uint64(value))
+}

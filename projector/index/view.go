@@ -1,0 +1,430 @@
+package index
+
+import (
+	"bytes"
+	"fmt"
+	"iter"
+	"sort"
+	"sync"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/decide"
+	"github.com/grantlog/grantlog/ledger/model"
+	"github.com/grantlog/grantlog/ledger/seal"
+	"github.com/grantlog/grantlog/ledger/tuple"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// A View is a store as it was just after one of its revisions. It implements
+// [model.Reader] and [tlog.HashReader]. What it answers never changes, and never
+// shares memory with the index.
+//
+// A View is cheap to make and must be closed; while it is open, files and memory that
+// it may still read are kept. It is used by one goroutine at a time.
+type View struct {
+	x     *Index
+	r     *readers
+	head  *head // of the store when the view was made
+	rev   ledger.Revision
+	log   ledger.UUID
+	epoch uint64
+	at    *moment // of rev, once it was needed
+}
+
+// A moment is what a past revision is asked for most: its log time and leaf hash.
+type moment struct {
+	store ledger.ID
+	rev   ledger.Revision
+	time  int64
+	leaf  ledger.Hash
+}
+
+// place is where a moment is kept in Index.past; another may take it at any time.
+func place(store ledger.ID, rev ledger.Revision) int {
+	h := uint64(rev)
+	for _, b := range store[8:] { // the random half of an id
+		h = h*31 + uint64(b)
+	}
+	return int(h * 0x9e3779b97f4a7c15 >> 52)
+}
+
+var (
+	_ model.Reader    = (*View)(nil)
+	_ tlog.HashReader = (*View)(nil)
+)
+
+// View returns the store as of rev, or as of its newest committed revision for 0. A
+// store that never was is a [ledger.ErrNotFound], a revision that is not folded yet a
+// [ledger.ErrUnavailable]. A deleted store has views; what may be asked is the caller's
+// business, see [View.Status].
+func (x *Index) View(store ledger.ID, rev ledger.Revision) (*View, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	h := x.heads[store]
+	switch {
+	case x.closed:
+		return nil, fmt.Errorf("%w: the index is closed", ledger.ErrUnavailable)
+	case h == nil:
+		return nil, fmt.Errorf("store %s: %w", store, ledger.ErrNotFound)
+	case rev > h.Revision:
+		return nil, fmt.Errorf("%w: revision %d of store %s is not applied here yet, %d is", ledger.ErrUnavailable, rev, store, h.Revision)
+	case rev == 0:
+		rev = h.Revision
+	}
+	r, err := x.acquireLocked()
+	if err != nil {
+		return nil, err
+	}
+	return &View{x: x, r: r, head: h, rev: rev, log: x.position.Log, epoch: x.position.Epoch}, nil
+}
+
+// Close ends the view. Closing twice does nothing.
+func (v *View) Close() {
+	if v.r != nil {
+		v.x.release(v.r)
+		v.r = nil
+	}
+}
+
+// Store returns the id of the store.
+func (v *View) Store() ledger.ID { return v.head.Store }
+
+// Revision returns the revision the view is of.
+func (v *View) Revision() ledger.Revision { return v.rev }
+
+// Head returns the store as it was when the view was made, which may be later than
+// the revision the view is of.
+func (v *View) Head() Head { return v.head.Head }
+
+// Status returns what the store was when the view was made, whatever the revision:
+// a deleted store is closed for questions about its past too.
+func (v *View) Status() decide.Status { return v.head.Status }
+
+// Epoch returns the number of losses of the log that had been accepted when the view
+// was made.
+func (v *View) Epoch() uint64 { return v.epoch }
+
+// Time returns the log time of the view's revision, in nanoseconds since the Unix
+// epoch; 0 at revision 0.
+func (v *View) Time() (int64, error) {
+	at, err := v.moment(v.rev)
+	return at.time, err
+}
+
+// Leaf returns the leaf hash of a revision up to the view's; zero for 0.
+func (v *View) Leaf(rev ledger.Revision) (ledger.Hash, error) {
+	at, err := v.moment(rev)
+	return at.leaf, err
+}
+
+// Token returns the token of the view's revision.
+func (v *View) Token() (ledger.Token, error) {
+	at, err := v.moment(v.rev)
+	if err != nil {
+		return ledger.Token{}, err
+	}
+	return ledger.Token{Log: v.log, Store: v.head.Store, Epoch: v.epoch, Revision: v.rev, Leaf: [8]byte(at.leaf[:])}, nil
+}
+
+func (v *View) moment(rev ledger.Revision) (moment, error) {
+	switch {
+	case rev > v.rev:
+		return moment{}, fmt.Errorf("revision %d of a view at %d: %w", rev, v.rev, ledger.ErrNotFound)
+	case rev == 0:
+		return moment{}, nil
+	case rev == v.head.Revision:
+		return moment{time: v.head.Time, leaf: v.head.Leaf}, nil
+	case v.at != nil && v.at.rev == rev:
+		return *v.at, nil
+	}
+	kept := &v.x.past[place(v.head.Store, rev)]
+	at := kept.Load()
+	if at == nil || at.rev != rev || at.store != v.head.Store {
+		row, err := v.r.hashes(v.head.Store, rev)
+		if err != nil {
+			return moment{}, err
+		}
+		at = &moment{v.head.Store, rev, row.time(), row.hash(0)}
+		kept.Store(at)
+	}
+	if rev == v.rev {
+		v.at = at
+	}
+	return *at, nil
+}
+
+// RevisionAt returns the newest revision up to the view's whose log time is not after
+// at, in nanoseconds since the Unix epoch; 0 if the store had no entry then. It reads
+// about log2 of the revisions. Later entries may still get a log time that is not
+// after at, if at is not before [View.Time].
+func (v *View) RevisionAt(at int64) (ledger.Revision, error) {
+	var failed error
+	n := sort.Search(int(v.rev), func(i int) bool {
+		if failed != nil {
+			return true
+		}
+		m, err := v.moment(ledger.Revision(i) + 1)
+		failed = err
+		return m.time > at
+	})
+	return ledger.Revision(n), failed
+}
+
+// Grant returns what t was granted with, or false if it was not live at the view's
+// revision. Whether the grant has expired is not looked at.
+func (v *View) Grant(t tuple.Tuple) (model.Grant, bool, error) {
+	r := v.r
+	r.key = appendForward(r.key[:0], v.head.Store, t, v.rev)
+	value, err := r.find(r.key)
+	if err != nil || value == nil {
+		return model.Grant{}, false, err
+	}
+	return decodeVersion(value)
+}
+
+// Subjects calls yield for each live grant of relation on o to subjects of type stype
+// with the relation srel, in order of subject id, until yield returns false. Yield may
+// ask the view. The cost follows the versions that the run of subjects has had, dead
+// ones too, though of each tuple at most three are read.
+func (v *View) Subjects(o tuple.Object, relation, stype, srel string, yield func(tuple.Subject, model.Grant) bool) error {
+	s, err := v.r.begin()
+	if err != nil {
+		return err
+	}
+	defer v.r.end()
+	s.prefix = appendSubjects(s.prefix[:0], v.head.Store, o, relation, stype, srel)
+	for ok := s.SeekGE(s.prefix); ok; {
+		key := s.Key()
+		if !bytes.HasPrefix(key, s.prefix) {
+			break
+		}
+		if version(key) > v.rev {
+			// The version that counts is often the next; else it may be far.
+			id := append(s.seek[:0], key[:len(key)-versioned]...)
+			if ok = s.Next(); ok && bytes.HasPrefix(s.Key(), id) && version(s.Key()) > v.rev {
+				id = appendVersion(id, v.rev)
+				ok = s.SeekGE(id)
+			}
+			s.seek = id
+			continue
+		}
+		value, err := s.ValueAndErr()
+		if err != nil {
+			return readError(err)
+		}
+		grant, live, err := decodeVersion(value)
+		if err != nil {
+			return err
+		}
+		if live {
+			id := string(key[len(s.prefix) : len(key)-versioned-1])
+			if !yield(tuple.Subject{Type: stype, ID: id, Relation: srel}, grant) {
+				return nil
+			}
+		}
+		ok = s.NextPrefix()
+	}
+	return readError(s.Error())
+}
+
+// Models returns the store's models up to the view's revision, oldest first. The
+// caller must not change them.
+func (v *View) Models() []ModelAt {
+	n := v.modelCount()
+	models := make([]ModelAt, n)
+	for i, m := range v.head.models[:n] {
+		models[i] = m.ModelAt
+	}
+	return models
+}
+
+// modelCount returns how many of the head's models the view has.
+func (v *View) modelCount() int {
+	n := len(v.head.models)
+	for n > 0 && v.head.models[n-1].Revision > v.rev {
+		n--
+	}
+	return n
+}
+
+// NewestModel returns the id of the newest model, zero if there is none.
+func (v *View) NewestModel() ledger.ID {
+	if n := v.modelCount(); n > 0 {
+		return v.head.models[n-1].ID
+	}
+	return ledger.ID{}
+}
+
+// Model returns the model of that id, or the newest for the zero id, as of the view's
+// revision; nil if there is none. A model is decoded once and shared.
+func (v *View) Model(id ledger.ID) (*model.Model, error) {
+	m := newestModel(v.head.models[:v.modelCount()], id)
+	if m == nil {
+		return nil, nil
+	}
+	return v.x.parsed.model(m, v.r, v.head.Store)
+}
+
+// newestModel returns the model of that id, the last for the zero id, or nil.
+func newestModel(models []*modelAt, id ledger.ID) *modelAt {
+	for i := len(models) - 1; i >= 0; i-- {
+		if id.IsZero() || models[i].ID == id {
+			return models[i]
+		}
+	}
+	return nil
+}
+
+// ModelSource returns the model of that id as it was written, or the newest for the
+// zero id, and its revision. A model the view does not have is a [ledger.ErrNotFound].
+func (v *View) ModelSource(id ledger.ID) (ledger.ModelSource, ledger.Revision, error) {
+	m := newestModel(v.head.models[:v.modelCount()], id)
+	if m == nil {
+		return ledger.ModelSource{}, 0, fmt.Errorf("model %s of store %s: %w", id, v.head.Store, ledger.ErrNotFound)
+	}
+	source, err := v.r.modelSource(v.head.Store, m.Revision)
+	source.Source = bytes.Clone(source.Source)
+	source.Compiled = bytes.Clone(source.Compiled)
+	return source, m.Revision, err
+}
+
+// modelSource reads the model written at rev. It is valid until the next find.
+func (r *readers) modelSource(store ledger.ID, rev ledger.Revision) (ledger.ModelSource, error) {
+	r.key = appendByRevision(r.key[:0], familyModel, store, rev)
+	value, err := r.find(r.key)
+	if err != nil {
+		return ledger.ModelSource{}, err
+	}
+	if value == nil {
+		return ledger.ModelSource{}, damaged("store %s lacks the model of revision %d", store, rev)
+	}
+	return decodeModel(value)
+}
+
+// parsedModels bounds how many models are kept parsed.
+type parsedModels struct {
+	mu   sync.Mutex
+	kept [256]*modelAt // a ring: the one that was parsed longest ago goes first
+	next int
+}
+
+// model returns m, parsed.
+func (p *parsedModels) model(m *modelAt, r *readers, store ledger.ID) (*model.Model, error) {
+	if parsed := m.parsed.Load(); parsed != nil {
+		return parsed, nil
+	}
+	source, err := r.modelSource(store, m.Revision)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := model.DecodeModel(source.Compiled)
+	if err != nil {
+		return nil, damaged("model %s of store %s: %s", m.ID, store, err)
+	}
+	return p.keep(m, parsed), nil
+}
+
+// keep keeps the parsed form of m, or the one that another goroutine kept meanwhile.
+func (p *parsedModels) keep(m *modelAt, parsed *model.Model) *model.Model {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if first := m.parsed.Load(); first != nil {
+		return first
+	}
+	m.parsed.Store(parsed)
+	p.put(m)
+	return parsed
+}
+
+// adopt counts in a model that came with its parsed form.
+func (p *parsedModels) adopt(m *modelAt) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.put(m)
+}
+
+func (p *parsedModels) put(m *modelAt) {
+	if old := p.kept[p.next]; old != nil {
+		old.parsed.Store(nil)
+	}
+	p.kept[p.next] = m
+	p.next = (p.next + 1) % len(p.kept)
+}
+
+// Entry returns the entry at a revision up to the view's. Any other revision is a
+// [ledger.ErrNotFound].
+func (v *View) Entry(rev ledger.Revision) (*ledger.Entry, error) {
+	if rev == 0 || rev > v.rev {
+		return nil, fmt.Errorf("revision %d of store %s at %d: %w", rev, v.head.Store, v.rev, ledger.ErrNotFound)
+	}
+	v.r.key = appendByRevision(v.r.key[:0], familyEntry, v.head.Store, rev)
+	value, err := v.r.find(v.r.key)
+	if err != nil {
+		return nil, err
+	}
+	return decodeEntry(value, v.head.Store, rev)
+}
+
+// Entries yields the entries from revision from up to the view's. A failure is yielded
+// once, as the last element. The loop may ask the view.
+func (v *View) Entries(from ledger.Revision) iter.Seq2[*ledger.Entry, error] {
+	return func(yield func(*ledger.Entry, error) bool) {
+		next := max(from, 1)
+		stopped := false
+		start := appendByRevision(nil, familyEntry, v.head.Store, next)
+		end := append(appendByRevision(nil, familyEntry, v.head.Store, v.rev), plain) // just after the last
+		err := v.r.scan(start, end, func(_, value []byte) (bool, error) {
+			e, err := decodeEntry(value, v.head.Store, next)
+			if err != nil {
+				return false, err
+			}
+			next++
+			stopped = !yield(e, nil)
+			return !stopped, nil
+		})
+		if err == nil && !stopped && next <= v.rev {
+			err = damaged("store %s lacks the entry of revision %d", v.head.Store, next)
+		}
+		if err != nil {
+			yield(nil, err)
+		}
+	}
+}
+
+// decodeEntry reads the entry that must stand at rev.
+func decodeEntry(value []byte, store ledger.ID, rev ledger.Revision) (*ledger.Entry, error) {
+	if value == nil {
+		return nil, damaged("store %s lacks the entry of revision %d", store, rev)
+	}
+	e, err := ledger.DecodeEntry(bytes.Clone(value))
+	if err != nil {
+		return nil, damaged("revision %d of store %s: %s", rev, store, err)
+	}
+	if e.Store != store || e.Revision != rev {
+		return nil, damaged("revision %d of store %s holds revision %d of store %s", rev, store, e.Revision, e.Store)
+	}
+	return e, nil
+}
+
+// Root returns the root of the store's tree at the view's revision.
+func (v *View) Root() (ledger.Hash, error) { return seal.Root(v.rev, v) }
+
+// ReadHashes implements [tlog.HashReader] over the store's tree, for proofs.
+func (v *View) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
+	hashes := make([]tlog.Hash, len(indexes))
+	for i, index := range indexes {
+		rev, place := seal.Locate(index)
+		if rev > v.rev {
+			return nil, fmt.Errorf("hash %d of a tree of %d: %w", index, v.rev, ledger.ErrNotFound)
+		}
+		row, err := v.r.hashes(v.head.Store, rev)
+		if err != nil {
+			return nil, err
+		}
+		if len(row) < 32*(place+1)+8 {
+			return nil, damaged("store %s lacks hash %d of revision %d", v.head.Store, place, rev)
+		}
+		hashes[i] = tlog.Hash(row.hash(place))
+	}
+	return hashes, nil
+}
