@@ -1,0 +1,362 @@
+// Package dsl reads authorization models written in the OpenFGA modeling language,
+// schema 1.1 and 1.2, into package model's compiled form, and runs their conditions.
+//
+// It stands at the edge: a model is parsed once, when it is written, and the log keeps
+// the compiled form beside the source, so that the fold needs neither a parser nor
+// CEL. Conditions run when a question is asked, never in the fold. This is the only
+// package that imports the OpenFGA parser, ANTLR and CEL.
+//
+// A source has one of three kinds ([ledger.SourceKind]):
+//
+//	dsl      one file of the language
+//	modules  several module files and fga.mod in one text, see [JoinModules]
+//	json     the JSON form of OpenFGA's API
+//
+// All mistakes of a source are found at once, each with its file, line and column:
+// those of the grammar, those that [model.Model.Validate] finds, and conditions whose
+// CEL does not compile to a boolean. The language's own parser loses the order of
+// relations, the places of names and what is defined twice; therefore its grammar's
+// tree is read here directly.
+package dsl
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/model"
+)
+
+// Limits bound what [Parse] reads. A zero field is its default. How many types,
+// conditions and nested rules a model may have is fixed by package model.
+type Limits struct {
+	Source int // bytes of the source; by default [ledger.MaxModelSource]
+	Errors int // mistakes that are reported; by default 100
+}
+
+// An Error is one mistake in a source, and where it is.
+type Error struct {
+	File    string // of modules: the file, or ModFile; else ""
+	Line    int    // from 1; 0 if the source as a whole is wrong
+	Col     int    // from 1, in characters
+	Thing   string // the name or text that is wrong, or ""
+	Message string // the rule, and what would be right
+}
+
+// Error returns file:line:col: message, without what is not known.
+func (e Error) Error() string {
+	var b strings.Builder
+	if e.File != "" {
+		b.WriteString(e.File + ":")
+	}
+	if e.Line > 0 {
+		fmt.Fprintf(&b, "%d:%d:", e.Line, e.Col)
+	}
+	if b.Len() > 0 {
+		b.WriteByte(' ')
+	}
+	b.WriteString(e.Message)
+	return b.String()
+}
+
+// Errors are the mistakes of a source in the order of their places, at least one.
+type Errors []Error
+
+// Error returns one line for each mistake.
+func (es *Errors) Error() string {
+	lines := make([]string, len(*es))
+	for i, e := range *es {
+		lines[i] = e.Error()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Parse reads a source. The model has been validated, is ready for use, and its
+// conditions compile. Any error is an [*Errors].
+func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, error) {
+	d := newDraft()
+	switch most := cmp.Or(limits.Source, ledger.MaxModelSource); {
+	case len(source) > most:
+		d.fail(place{}, "", "the source must be at most %d bytes, is %d", most, len(source))
+	case !utf8.Valid(source):
+		d.fail(invalidUTF8("", string(source)), "", "the source must be valid UTF-8")
+	case kind == ledger.SourceDSL:
+		d.readDSL(string(source))
+	case kind == ledger.SourceModules:
+		d.readModules(source)
+	case kind == ledger.SourceJSON:
+		d.readJSON(string(source))
+	default:
+		d.fail(place{}, "", "unknown kind of source %d", kind)
+	}
+	if !d.broken {
+		d.validate()
+	}
+	if len(d.errs) > 0 {
+		return nil, d.errors(cmp.Or(limits.Errors, 100))
+	}
+	return &d.model, nil
+}
+
+// Compile parses a source and returns it as it is written to a store, under a new id.
+// An error is an [*Errors].
+func Compile(kind ledger.SourceKind, source []byte) (ledger.ModelSource, error) {
+	m, err := Parse(kind, source, Limits{})
+	if err != nil {
+		return ledger.ModelSource{}, err
+	}
+	compiled := model.AppendModel(nil, m)
+	if len(compiled) > ledger.MaxModelSource {
+		return ledger.ModelSource{}, &Errors{{Message: fmt.Sprintf("the compiled model must be at most %d bytes, is %d", ledger.MaxModelSource, len(compiled))}}
+	}
+	return ledger.ModelSource{ID: ledger.NewID(), Kind: kind, Source: slices.Clone(source), Compiled: compiled}, nil
+}
+
+// A place is where something stands in a source. The zero place is the whole source.
+type place struct {
+	file      string
+	line, col int
+}
+
+// placeOf returns the place of a byte of text.
+func placeOf(file, text string, at int) place {
+	before := text[:at]
+	start := strings.LastIndexByte(before, '\n') + 1
+	return place{file, strings.Count(before, "\n") + 1, utf8.RuneCountInString(before[start:]) + 1}
+}
+
+// invalidUTF8 returns the place of the first byte of text that is not UTF-8.
+func invalidUTF8(file, text string) place {
+	at := 0
+	for at < len(text) {
+		r, size := utf8.DecodeRuneInString(text[at:])
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		at += size
+	}
+	return placeOf(file, text, at)
+}
+
+// A mention is a name where a relation's definition holds it.
+type mention struct {
+	text string
+	at   place
+	role role
+}
+
+// A role is what a mention is in its relation's definition.
+type role byte
+
+const (
+	otherRole     role = iota
+	typeRole           // the type of an entry in brackets
+	conditionRole      // the condition of one
+	computedRole       // a relation of the same type
+	tuplesetRole       // what follows "from"
+)
+
+// A relationKey names a relation of a type, and a parameter of a condition.
+type relationKey struct{ owner, name string }
+
+// A draft is a model while it is read, with the places of its parts.
+type draft struct {
+	model  model.Model
+	errs   []Error
+	broken bool     // the source could not be read to its end: nothing else is worth saying
+	files  []string // of modules, in order, for the order of errors
+
+	schema      place
+	types       map[string]place
+	relations   map[relationKey][]mention // the first is the relation's own name
+	conditions  map[string]place
+	params      map[relationKey]place
+	expressions map[string]place // where the CEL begins
+	verbatim    bool             // lines and columns within an expression are those of the source
+}
+
+func newDraft() *draft {
+	return &draft{
+		types:       make(map[string]place),
+		relations:   make(map[relationKey][]mention),
+		conditions:  make(map[string]place),
+		params:      make(map[relationKey]place),
+		expressions: make(map[string]place),
+	}
+}
+
+func (d *draft) fail(at place, thing, format string, args ...any) {
+	d.errs = append(d.errs, Error{at.file, at.line, at.col, thing, fmt.Sprintf(format, args...)})
+}
+
+// addType adds a type, unless there is one of its name.
+func (d *draft) addType(t model.Type, at place) *model.Type {
+	if first, ok := d.types[t.Name]; ok {
+		d.fail(at, t.Name, "the type %+q is defined twice; the first is at %s", t.Name, first)
+		return nil
+	}
+	d.types[t.Name] = at
+	d.model.Types = append(d.model.Types, t)
+	return &d.model.Types[len(d.model.Types)-1]
+}
+
+// addRelation adds a relation to a type, unless it has one of its name. The first of
+// its mentions is the place of its own name.
+func (d *draft) addRelation(t *model.Type, r model.Relation, mentions []mention) {
+	key := relationKey{t.Name, r.Name}
+	if first, ok := d.relations[key]; ok {
+		d.fail(mentions[0].at, r.Name, "the relation %+q of type %+q is defined twice; the first is at %s", r.Name, t.Name, first[0].at)
+		return
+	}
+	d.relations[key] = mentions
+	t.Relations = append(t.Relations, r)
+}
+
+// addDirect adds a kind of subject to a relation, unless it has it already.
+func (d *draft) addDirect(r *model.Relation, k model.Direct, at place) {
+	if slices.Contains(r.Direct, k) {
+		d.fail(at, k.String(), "%s stands twice in the types of relation %+q", k, r.Name)
+		return
+	}
+	r.Direct = append(r.Direct, k)
+}
+
+// addCondition adds a condition, unless there is one of its name.
+func (d *draft) addCondition(c model.Condition, at, expression place) {
+	if first, ok := d.conditions[c.Name]; ok {
+		d.fail(at, c.Name, "the condition %+q is defined twice; the first is at %s", c.Name, first)
+		return
+	}
+	d.conditions[c.Name] = at
+	d.expressions[c.Name] = expression
+	slices.SortFunc(c.Params, func(a, b model.Param) int { return strings.Compare(a.Name, b.Name) })
+	d.model.Conditions = append(d.model.Conditions, c)
+}
+
+// addParam adds a parameter to a condition, unless it has one of its name.
+func (d *draft) addParam(c *model.Condition, p model.Param, at place) {
+	if slices.ContainsFunc(c.Params, func(q model.Param) bool { return q.Name == p.Name }) {
+		d.fail(at, p.Name, "the parameter %+q of condition %+q is defined twice", p.Name, c.Name)
+		return
+	}
+	if _, ok := d.params[relationKey{c.Name, p.Name}]; !ok {
+		d.params[relationKey{c.Name, p.Name}] = at
+	}
+	c.Params = append(c.Params, p)
+}
+
+func (p place) String() string {
+	s := fmt.Sprintf("%d:%d", p.line, p.col)
+	if p.file != "" {
+		s = p.file + ":" + s
+	}
+	return s
+}
+
+// validate holds the draft against the rules of package model, and compiles its
+// conditions.
+func (d *draft) validate() {
+	if err := d.model.Validate(); err != nil {
+		var faults model.Faults
+		if !errors.As(err, &faults) {
+			d.fail(place{}, "", "%s", err)
+		}
+		seen := make(map[model.Fault]int)
+		for _, f := range faults {
+			key := f
+			key.Message = ""
+			d.fail(d.locate(f, seen[key]), f.Thing, "%s", f)
+			seen[key]++
+		}
+	}
+	for i := range d.model.Conditions {
+		c := &d.model.Conditions[i]
+		_, issues := compile(c)
+		for _, issue := range issues {
+			at := d.expressions[c.Name]
+			switch {
+			case !d.verbatim:
+				d.fail(at, c.Name, "condition %+q, line %d, column %d of its expression: %s", c.Name, issue.line, issue.col, issue.message)
+				continue
+			case issue.line > 1:
+				at = place{at.file, at.line + issue.line - 1, issue.col}
+			default:
+				at.col += issue.col - 1
+			}
+			d.fail(at, c.Name, "condition %+q: %s", c.Name, issue.message)
+		}
+	}
+}
+
+// locate returns the place of what a fault is about: of several mentions of it in one
+// relation the nth, those first that are wrong by themselves.
+func (d *draft) locate(f model.Fault, nth int) place {
+	switch {
+	case f.Relation != "":
+		var at []place
+		for _, m := range d.relations[relationKey{f.Type, f.Relation}] {
+			if m.text == f.Thing && d.wrong(f.Type, m) {
+				at = append(at, m.at)
+			}
+		}
+		for _, m := range d.relations[relationKey{f.Type, f.Relation}] {
+			if m.text == f.Thing && !d.wrong(f.Type, m) {
+				at = append(at, m.at)
+			}
+		}
+		if len(at) > 0 {
+			return at[min(nth, len(at)-1)]
+		}
+		return d.relations[relationKey{f.Type, f.Relation}][0].at
+	case f.Type != "":
+		return d.types[f.Type]
+	case f.Condition != "":
+		if at, ok := d.params[relationKey{f.Condition, f.Thing}]; ok {
+			return at
+		}
+		return d.conditions[f.Condition]
+	}
+	return d.schema
+}
+
+// wrong reports whether a mention in a relation of type owner names what is not there
+// or what cannot stand there.
+func (d *draft) wrong(owner string, m mention) bool {
+	known := true
+	switch m.role {
+	case typeRole:
+		_, known = d.types[m.text]
+	case conditionRole:
+		_, known = d.conditions[m.text]
+	case computedRole, tuplesetRole:
+		_, known = d.relations[relationKey{owner, m.text}]
+	}
+	if !known || m.role != tuplesetRole {
+		return !known
+	}
+	for _, t := range d.model.Types {
+		for _, r := range t.Relations {
+			if t.Name == owner && r.Name == m.text {
+				return r.Rule.Op != model.This || slices.ContainsFunc(r.Direct, func(k model.Direct) bool { return k.Wildcard || k.Relation != "" })
+			}
+		}
+	}
+	return true
+}
+
+// errors returns the mistakes found, in the order of their places, most at the most.
+func (d *draft) errors(most int) error {
+	slices.SortStableFunc(d.errs, func(a, b Error) int {
+		return cmp.Or(cmp.Compare(slices.Index(d.files, a.File), slices.Index(d.files, b.File)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
+	errs := slices.Compact(d.errs)
+	if len(errs) > most {
+		more := len(errs) - most
+		errs = append(errs[:most:most], Error{Message: fmt.Sprintf("and %d more", more)})
+	}
+	return (*Errors)(&errs)
+}
