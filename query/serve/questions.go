@@ -1,0 +1,150 @@
+package serve
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/grantlog/grantlog/projector/index"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// Check says whether a subject holds a relation on an object.
+func (s *Server) Check(ctx context.Context, req *pb.CheckRequest) (*pb.CheckResponse, error) {
+	began := time.Now()
+	answer, err := s.check(ctx, req)
+	s.cfg.Metrics.check(answer.GetAllowed(), err, time.Since(began))
+	if err != nil {
+		return nil, s.rpcError(ctx, err)
+	}
+	return answer, nil
+}
+
+func (s *Server) check(ctx context.Context, req *pb.CheckRequest) (*pb.CheckResponse, error) {
+	q, err := readQuestion("", req.Tuple, req.Contextual, req.Context)
+	if err != nil {
+		return nil, err
+	}
+	v, asking, now, err := s.ask(ctx, req.Store, req.Model, req.Freshness)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	a, err := asking.Check(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	token, err := v.Token()
+	if err != nil {
+		return nil, err
+	}
+	return &pb.CheckResponse{
+		Allowed: a.Allowed, Token: token.String(), Revision: uint64(v.Revision()),
+		EvaluatedAt: timeMessage(now), Model: asking.Model().String(),
+	}, nil
+}
+
+// ask opens the view that the questions of one request share; the caller closes it.
+func (s *Server) ask(ctx context.Context, store, modelID string, f *pb.Freshness) (*index.View, *query.Asking, int64, error) {
+	id, err := readStore("store", store)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	m, err := readModelID("model", modelID)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	v, err := s.liveView(ctx, id, f)
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	now := s.cfg.Now().UnixNano()
+	asking, err := s.cfg.Engine.Ask(v, m, now)
+	if err != nil {
+		v.Close()
+		return nil, nil, 0, &fieldError{"model", err}
+	}
+	return v, asking, now, nil
+}
+
+// readQuestion reads a question whose fields begin with prefix.
+func readQuestion(prefix string, t *pb.Tuple, contextual []*pb.ContextualTuple, values *structpb.Struct) (q query.Question, err error) {
+	if q.Tuple, err = readTuple(prefix+"tuple", t); err != nil {
+		return q, err
+	}
+	if n := len(contextual); n > query.MaxContextual {
+		return q, malformed(prefix+"contextual", "must be at most %d, are %d", query.MaxContextual, n)
+	}
+	for i, c := range contextual {
+		field := fmt.Sprintf("%scontextual[%d]", prefix, i)
+		t, err := readTuple(field+".tuple", c.GetTuple())
+		if err != nil {
+			return q, err
+		}
+		own, err := readContext(field+".context", c.GetContext())
+		if err != nil {
+			return q, err
+		}
+		q.Contextual = append(q.Contextual, query.Contextual{Tuple: t, Condition: c.GetCondition(), Context: own})
+	}
+	q.Context, err = readContext(prefix+"context", values)
+	return q, err
+}
+
+// BatchCheck asks many questions of one store at one revision.
+func (s *Server) BatchCheck(ctx context.Context, req *pb.BatchCheckRequest) (*pb.BatchCheckResponse, error) {
+	answer, err := s.batchCheck(ctx, req)
+	if err != nil {
+		return nil, s.rpcError(ctx, err)
+	}
+	return answer, nil
+}
+
+func (s *Server) batchCheck(ctx context.Context, req *pb.BatchCheckRequest) (*pb.BatchCheckResponse, error) {
+	if n := len(req.Items); n == 0 || n > query.MaxBatch {
+		return nil, malformed("items", "must be 1 to %d, are %d", query.MaxBatch, n)
+	}
+	v, asking, now, err := s.ask(ctx, req.Store, req.Model, req.Freshness)
+	if err != nil {
+		return nil, err
+	}
+	defer v.Close()
+	token, err := v.Token()
+	if err != nil {
+		return nil, err
+	}
+	answer := &pb.BatchCheckResponse{
+		Results: make([]*pb.BatchCheckResponse_Result, len(req.Items)),
+		Token:   token.String(), Revision: uint64(v.Revision()),
+		EvaluatedAt: timeMessage(now), Model: asking.Model().String(),
+	}
+	results := make([]pb.BatchCheckResponse_Result, len(req.Items))
+	for i, item := range req.Items {
+		began := time.Now()
+		allowed, err := s.checkItem(ctx, asking, item)
+		s.cfg.Metrics.check(allowed, err, time.Since(began))
+		answer.Results[i] = &results[i]
+		results[i].Allowed = allowed
+		if err != nil {
+			f := faultOf(err)
+			switch f.code {
+			case connect.CodeInternal, connect.CodeCanceled, connect.CodeDeadlineExceeded, connect.CodeUnavailable:
+				return nil, err // no fault of the question
+			}
+			results[i].Error = &pb.QuestionError{Code: f.code.String(), Field: f.field, Message: f.message}
+		}
+	}
+	return answer, nil
+}
+
+func (s *Server) checkItem(ctx context.Context, asking *query.Asking, item *pb.BatchCheckRequest_Item) (bool, error) {
+	q, err := readQuestion("", item.GetTuple(), item.GetContextual(), item.GetContext())
+	if err != nil {
+		return false, err
+	}
+	a, err := asking.Check(ctx, q)
+	return a.Allowed, err
+}
