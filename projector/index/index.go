@@ -304,7 +304,7 @@ func (x *Index) load() error {
 		return err
 	}
 	for store, h := range x.heads {
-		slices.SortFunc(h.models, func(a, b *modelAt) int { return int(a.Revision) - int(b.Revision) })
+		slices.SortFunc(h.models, func(a, b *modelAt) int { return cmp.Compare(a.Revision, b.Revision) })
 		if err := r.loadNewest(store, &h.Head); err != nil {
 			return err
 		}
