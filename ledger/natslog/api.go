@@ -24,6 +24,7 @@ func (e *apiError) Error() string {
 
 // Error codes of JetStream that mean something here.
 const (
+	codeNotNow    = 10008
 	codeNoMessage = 10037
 	codeNoStream  = 10059
 )
@@ -46,21 +47,32 @@ func (l *Log) request(ctx context.Context, subject string, body, answer any) err
 		return err
 	}
 	defer done()
-	var reply *nats.Msg
 	for {
-		// Nobody answers what is asked during an election, so it is asked again.
+		// During an election nobody answers, or somebody that it is no time to ask.
 		attempt, cancel := context.WithTimeout(ctx, silence)
-		reply, err = l.nc.RequestWithContext(attempt, subject, data)
+		err = l.ask(attempt, subject, data, answer)
 		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			break
+		var e *apiError
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("no answer from the log: %w", context.Cause(ctx))
+		case errors.Is(err, context.DeadlineExceeded):
+		case errors.As(err, &e) && e.Code == codeNotNow:
+			time.Sleep(silence / 20)
+		default:
+			return err
 		}
 	}
+}
+
+// ask asks JetStream's API once.
+func (l *Log) ask(ctx context.Context, subject string, data []byte, answer any) error {
+	reply, err := l.nc.RequestWithContext(ctx, subject, data)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("the broker has no JetStream, or not now: %w", ledger.ErrUnavailable)
-	case err != nil && ctx.Err() != nil:
-		return fmt.Errorf("no answer from the log: %w", context.Cause(ctx))
 	case err != nil:
 		return fmt.Errorf("no answer from the log: %w", err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,19 @@ func (c *External) connectOptions() ([]nats.Option, error) {
 		options = append(options, nats.CustomInboxPrefix(c.InboxPrefix))
 	}
 	return options, nil
+}
+
+// checkVersion refuses servers with holes that touch a log: below 2.12.12, and in 2.14
+// below 2.14.3, a user who may restore one stream can overwrite another.
+func checkVersion(version string) error {
+	var v [3]int
+	if _, err := fmt.Sscanf(version, "%d.%d.%d", &v[0], &v[1], &v[2]); err != nil {
+		return fmt.Errorf("the version of the server is %q", version)
+	}
+	if slices.Compare(v[:], []int{2, 12, 12}) < 0 || v[0] == 2 && v[1] == 14 && v[2] < 3 {
+		return fmt.Errorf("nats-server %s has known holes; 2.12.12, 2.14.3 or newer is needed", version)
+	}
+	return nil
 }
 
 // syncs returns what checks that every server that keeps the stream syncs always.

@@ -23,5 +23,8 @@ func lockDir(dir string) (unlock func(), err error) {
 		}
 		return nil, fmt.Errorf("lock it: %w", err)
 	}
-	return func() { d.Close() }, nil
+	return func() {
+		syscall.Flock(int(d.Fd()), syscall.LOCK_UN) // closing is not enough while a child that is being started has it too
+		d.Close()
+	}, nil
 }

@@ -155,6 +155,9 @@ func open(ctx context.Context, c Config, create bool) (_ *Log, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the log: %w", err)
 	}
+	if err := checkVersion(l.nc.ConnectedServerVersion()); err != nil {
+		return nil, err
+	}
 	if limit := l.nc.MaxPayload(); limit < ledger.MaxMessage {
 		return nil, fmt.Errorf("the broker takes messages of at most %d bytes; set its max_payload to at least %d", limit, ledger.MaxMessage)
 	}
@@ -285,16 +288,19 @@ func (l *Log) create(ctx context.Context, replicas int) error {
 	genesis := ledger.Genesis{Log: ledger.NewUUID(), Config: configHash(config)}
 	config["num_replicas"] = replicas
 	config["metadata"] = map[string]string{metadataLog: genesis.Log.String()}
-	if err := l.request(ctx, "STREAM.CREATE."+l.stream, config, nil); err != nil {
-		return err
-	}
 	l.config = config
-	if info, err = l.info(ctx); err == nil {
-		err = l.syncs(ctx, info)
+	err = l.request(ctx, "STREAM.CREATE."+l.stream, config, nil)
+	if err == nil {
+		if info, err = l.info(ctx); err == nil {
+			err = l.syncs(ctx, info)
+		}
 	}
 	if err != nil {
-		if undo := l.request(ctx, "STREAM.DELETE."+l.stream, nil, nil); undo != nil {
-			l.logger.Error("the stream that cannot be used is left behind", "stream", l.stream, "error", undo)
+		// A cluster may keep a stream that it failed to make.
+		if info, gone := l.info(ctx); gone == nil && info.logID() == genesis.Log.String() {
+			if undo := l.request(ctx, "STREAM.DELETE."+l.stream, nil, nil); undo != nil {
+				l.logger.Error("the stream that cannot be used is left behind", "stream", l.stream, "error", undo)
+			}
 		}
 		return err
 	}

@@ -120,7 +120,7 @@ func TestGapAtTheEnd(t *testing.T) {
 	if len(got) != 2 || !errors.Is(err, ledger.ErrGap) {
 		t.Errorf("Read = %d messages, %v; want 2 and ErrGap", len(got), err)
 	}
-	if d := time.Since(begun); d > 3*silence {
+	if d := time.Since(begun); d > 4*silence {
 		t.Errorf("that took %v", d)
 	}
 }

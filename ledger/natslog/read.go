@@ -121,7 +121,7 @@ func (l *Log) read(caller context.Context, from uint64, yield func(ledger.Messag
 				return err
 			}
 			if delivered++; consumed != delivered {
-				return fmt.Errorf("message %d came as the %d. of this connection, not the %d.: others were lost on the way", m.Seq, consumed, delivered)
+				return fmt.Errorf("message %d was sent as number %d and came as number %d: others were lost on the way", m.Seq, consumed, delivered)
 			}
 			left--
 			w.next.Store(m.Seq + 1)
@@ -184,8 +184,8 @@ func status(msg *nats.Msg) (open bool, err error) {
 	return false, fmt.Errorf("the broker stops delivering: %s %s", code, text)
 }
 
-// received returns a message of the stream, and the how manieth it is that the consumer
-// delivers.
+// received returns a message of the stream, and its number among those that the
+// consumer sent.
 func (l *Log) received(msg *nats.Msg) (ledger.Message, uint64, error) {
 	meta, err := msg.Metadata()
 	if err != nil {

@@ -80,7 +80,7 @@ func faultOf(err error) fault {
 		if field != nil {
 			r.Message = field.err.Error()
 		}
-		return fault{rejectionCodes[code], r.Field, err.Error(), rejectionMessage(&r)}
+		return fault{rejectionCodes[code], r.Field, r.Error(), rejectionMessage(&r)}
 	}
 	switch {
 	case errors.As(err, &rejection):

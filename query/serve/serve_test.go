@@ -575,14 +575,18 @@ func TestEnd(t *testing.T) {
 	if !stream.Receive() || !stream.Msg().CaughtUp {
 		t.Fatalf("first answer = %v, %v, want to be caught up", stream.Msg(), stream.Err())
 	}
-	release := make(chan struct{})
-	n.log.NextAppends(ledgertest.Fault{Hold: release})
+	release, appending := make(chan struct{}), make(chan struct{})
+	begun := sync.OnceFunc(func() { close(appending) })
+	n.log.OnAppend(func(string, []byte) ledgertest.Fault {
+		begun()
+		return ledgertest.Fault{Hold: release}
+	})
 	submitted := make(chan error, 1)
 	go func() { // ends when the append is released
 		_, err := n.Submit(context.Background(), &pb.SubmitRequest{Command: &pb.Command{Store: store, Changes: []*pb.Change{grant("doc:plan", "viewer", "user:ann")}}})
 		submitted <- err
 	}()
-	time.Sleep(50 * time.Millisecond) // the command is on its way; if not, the test still passes
+	<-appending
 	ended := make(chan struct{})
 	go func() { // ends with the server
 		n.end()

@@ -1,0 +1,407 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"text/tabwriter"
+	"time"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/model"
+	"github.com/grantlog/grantlog/projector"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) demoCommand() *cobra.Command {
+	var d demo
+	c := &cobra.Command{
+		Use:   "demo",
+		Short: "Show grantlog with a sample company, then serve it",
+		Long: `Starts a server with an embedded log, loads a sample company into it (300 people in
+40 groups, 20 services with their repositories, environments, databases and secrets,
+and their documents), and takes a tour: every line with a $ is run as shown, and what
+follows it is its output. Then it serves until Ctrl-C.
+
+It works in a temporary directory, which it removes, unless --data names one to keep.`,
+		Example: `  grantlog demo
+  grantlog demo --exit
+  grantlog demo --data ./demo --listen 127.0.0.1:9090`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			d.anyPort = !cmd.Flags().Changed("listen")
+			return a.demo(cmd.Context(), &d)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&d.listen, "listen", "127.0.0.1:8080", "`host:port` to answer on; if it is not given and taken, any free port")
+	f.StringVar(&d.data, "data", "", "`directory` to work in and keep; a temporary one if not given")
+	f.BoolVar(&d.exit, "exit", false, "end after the tour")
+	return c
+}
+
+// A demo is what the flags of the verb say.
+type demo struct {
+	listen  string
+	anyPort bool
+	data    string
+	exit    bool
+}
+
+func (a *app) demo(ctx context.Context, d *demo) (err error) {
+	if err := checkListen(d.listen, false); err != nil {
+		return err
+	}
+	if d.data == "" {
+		dir, err := os.MkdirTemp("", "grantlog-demo-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(dir)
+		d.data = dir
+	}
+	p := &place{data: d.data, shard: "main", node: "demo"}
+	lock, err := p.lock(true)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	listener, err := net.Listen("tcp", d.listen)
+	if d.anyPort && errors.Is(err, syscall.EADDRINUSE) {
+		a.say("%s is taken, so the demo answers on another port.\n", d.listen)
+		listener, err = net.Listen("tcp", "127.0.0.1:0")
+	}
+	if err != nil {
+		return fmt.Errorf("%w; name another address with --listen", err)
+	}
+	logger, err := newLogger(a.stderr, "text", "warn")
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	n, err := startNode(ctx, nodeConfig{place: p, logger: logger, mayBegin: true})
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	// The server ends when the tour fails, at Ctrl-C, or after the tour.
+	serving, stop := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- n.serve(serving, listener) }() // ends with stop, below
+	t := &tour{app: a, node: n, client: newClient("http://" + listener.Addr().String())}
+	err = t.take(ctx)
+	if err == nil {
+		t.farewell(d)
+		if !d.exit {
+			select {
+			case <-ctx.Done():
+			case err = <-served:
+				served <- nil
+			}
+			a.say("\nEnding.\n")
+		}
+	}
+	stop()
+	return errors.Join(err, <-served, n.close())
+}
+
+// say prints a line of the demo. That it cannot be printed ends no demo.
+func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stdout, format, args...) }
+
+// A tour shows what grantlog does, on the sample company.
+type tour struct {
+	*app
+	node   *node
+	client *client
+	store  string // ID of the sample's store
+	steps  int
+}
+
+func (t *tour) take(ctx context.Context) error {
+	if err := t.load(ctx); err != nil {
+		return fmt.Errorf("load the sample company: %w", err)
+	}
+	for _, step := range []func(context.Context) error{t.allowed, t.denied, t.unanswered, t.expires, t.revoked, t.outcomes, t.entries} {
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load brings the sample company into the log, if it is not there already.
+func (t *tour) load(ctx context.Context) error {
+	if err := t.node.caughtUp(ctx, func(projector.Status) {}); err != nil {
+		return err
+	}
+	began := time.Now()
+	created, err := t.client.stores.CreateStore(ctx, &pb.CreateStoreRequest{
+		Name: "sample-company", Admin: "personnel-sync", Actor: "demo", Reason: "the sample company of grantlog demo", Id: sampleID("store"),
+	})
+	if err != nil {
+		return t.client.plain(err)
+	}
+	t.store = created.GetStore().GetId()
+	if err := t.submit(ctx, "model", &order{actor: "demo", reason: "the model of the sample company",
+		changes: []*pb.Change{modelChange(ledger.SourceDSL, []byte(companyModel))}}); err != nil {
+		return err
+	}
+	orders := company()
+	for i, o := range orders {
+		if err := t.submit(ctx, fmt.Sprintf("order %d", i), o); err != nil {
+			return err
+		}
+	}
+	t.say(`grantlog demo
+
+A sample company is loaded: %d people in %d groups, %d services with repositories,
+environments, databases and secrets, and documents: %d grants, with reasons and
+tickets, in %d commands. Each command went into a JetStream log, was folded into a
+Pebble index, and was answered over Connect: %s for all.
+
+`, people, len(readGroups()), len(companyServices), sampleTuples(orders), len(orders)+2, time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// submit sends an order under the name's id, so that one that is there is not applied again.
+func (t *tour) submit(ctx context.Context, name string, o *order) error {
+	r, err := t.client.ledger.Submit(ctx, &pb.SubmitRequest{Actor: o.actor, Command: &pb.Command{
+		Id: sampleID(name), Store: t.store, Reason: o.reason, Ticket: o.ticket, Channel: "demo", Changes: o.changes,
+	}})
+	if err != nil {
+		return t.client.plain(err)
+	}
+	for _, outcome := range []*pb.Outcome{r.GetOutcome(), r.GetOriginal()} {
+		if outcome.GetKind() == pb.Outcome_REJECTED {
+			return fmt.Errorf("%s: %s; if the directory has the sample of another release, use a new one", name, rejectionText(outcome.GetRejection()))
+		}
+	}
+	return nil
+}
+
+// step prints the headline of the next step.
+func (t *tour) step(headline, text string) {
+	t.steps++
+	t.say("%d. %s\n\n", t.steps, headline)
+	if text != "" {
+		t.say("%s\n", text)
+	}
+}
+
+// run runs a command line as shown, against the demo's server and store, and requires
+// the exit status.
+func (t *tour) run(ctx context.Context, want int, args ...string) error {
+	shown := make([]string, len(args))
+	for i, arg := range args {
+		if shown[i] = arg; strings.ContainsAny(arg, " \"{*#") {
+			shown[i] = "'" + arg + "'"
+		}
+	}
+	t.say("  $ grantlog %s\n", strings.Join(shown, " "))
+	out := &indented{to: t.app}
+	status := run(ctx, append(args, "--server", t.client.base, "--store", t.store), t.stdin, out, out)
+	if status != statusYes {
+		t.say("  (exit status %d)\n", status)
+	}
+	t.say("\n")
+	if status != want {
+		return fmt.Errorf("the tour expected exit status %d of grantlog %s, not %d", want, strings.Join(shown, " "), status)
+	}
+	return nil
+}
+
+// indented writes lines moved to the right.
+type indented struct {
+	to     *app
+	inside bool // of a line
+}
+
+func (w *indented) Write(p []byte) (int, error) {
+	for line := range strings.Lines(string(p)) {
+		if !w.inside {
+			line = "  " + line
+		}
+		w.inside = !strings.HasSuffix(line, "\n")
+		if _, err := fmt.Fprint(w.to.stdout, line); err != nil {
+			return 0, err
+		}
+	}
+	return len(p), nil
+}
+
+// The people and things of the tour. The user is one of group checkout.
+const (
+	tourUser        = "user:u006"
+	tourEnvironment = "environment:checkout-prod"
+	tourOther       = "user:u290"
+)
+
+func (t *tour) allowed(ctx context.Context) error {
+	t.step("An allowed check, and its path", "May "+tourUser+" deploy the checkout service?\n")
+	args := []string{tourUser, "can_deploy", tourEnvironment}
+	if err := t.run(ctx, statusYes, append([]string{"check"}, args...)...); err != nil {
+		return err
+	}
+	return t.path(ctx, args)
+}
+
+// path prints the steps by which a check is allowed.
+func (t *tour) path(ctx context.Context, args []string) error {
+	asked, err := readTuple(args)
+	if err != nil {
+		return err
+	}
+	question, err := questionOf(asked)
+	if err != nil {
+		return err
+	}
+	store, err := ledger.ParseID(t.store)
+	if err != nil {
+		return err
+	}
+	view, err := t.node.projector.View(ctx, store, projector.Freshness{})
+	if err != nil {
+		return err
+	}
+	defer view.Close()
+	asking, err := t.node.engine.Ask(view, ledger.ID{}, time.Now().UnixNano())
+	if err != nil {
+		return err
+	}
+	answer, err := asking.Path(ctx, question)
+	if err != nil {
+		return err
+	}
+	if len(answer.Path) == 0 {
+		return fmt.Errorf("no path for %s", said(asked))
+	}
+	t.say("Because:\n\n")
+	w := tabwriter.NewWriter(t.stdout, 0, 0, 3, ' ', 0)
+	for _, s := range answer.Path {
+		why := "granted to " + s.Tuple.Subject.String()
+		switch {
+		case s.Op == model.Computed:
+			why = "by " + s.Rule
+		case s.Op == model.From && s.Rule != "":
+			why = "by " + s.Rule + ", which is " + s.Tuple.Subject.String()
+		case s.Op == model.Intersect:
+			why = "by all of these:"
+		case s.Op == model.Exclude:
+			why = "not excluded, and:"
+		case s.Tuple.Relation == "":
+			why = "the subject itself"
+		}
+		fmt.Fprintf(w, "  %s of %s\t%s\n", s.Relation, s.Object, why)
+	}
+	fmt.Fprintln(w)
+	return w.Flush()
+}
+
+func (t *tour) denied(ctx context.Context) error {
+	t.step("A denied check", "The same person, another service: trained, but not one of its people.\n")
+	return t.run(ctx, statusNo, "check", tourUser, "can_deploy", "environment:payments-prod")
+}
+
+func (t *tour) unanswered(ctx context.Context) error {
+	t.step("A question without an answer", "Group warehouse reads this database from the office network only. A check that\ndoes not say from where it is asked is an error, and not a denial.\n")
+	args := []string{"check", "user:u012", "can_query", "database:web-shop-prod-main"}
+	if err := t.run(ctx, statusError, args...); err != nil {
+		return err
+	}
+	return t.run(ctx, statusYes, append(args, "--context", `{"ip":"10.20.3.4"}`)...)
+}
+
+// expiry is how long the grant of the tour counts: long enough to be asked about.
+const expiry = 3 * time.Second
+
+func (t *tour) expires(ctx context.Context) error {
+	t.step("A grant that expires", "")
+	if err := t.run(ctx, statusYes, "grant", tourOther, "deployer", tourEnvironment, "--expires", expiry.String(),
+		"--actor", "u007", "--reason", "roll back the release", "--ticket", "INC-81"); err != nil {
+		return err
+	}
+	granted := time.Now()
+	check := []string{"check", tourOther, "deployer", tourEnvironment}
+	if err := t.run(ctx, statusYes, check...); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(time.Until(granted.Add(expiry + 10*time.Millisecond))):
+	case <-ctx.Done():
+		return errors.New("interrupted")
+	}
+	t.say("%s later:\n\n", expiry)
+	return t.run(ctx, statusNo, check...)
+}
+
+func (t *tour) revoked(ctx context.Context) error {
+	t.step("A revoke takes effect", "")
+	args := []string{tourOther, "reader", "repository:login"}
+	if err := t.run(ctx, statusYes, append(append([]string{"grant"}, args...), "--actor", "u012", "--reason", "review of the login flow", "--ticket", "SEC-4")...); err != nil {
+		return err
+	}
+	check := []string{"check", tourOther, "can_read", "repository:login"}
+	if err := t.run(ctx, statusYes, check...); err != nil {
+		return err
+	}
+	if err := t.run(ctx, statusYes, append(append([]string{"revoke"}, args...), "--actor", "u012", "--reason", "the review is done", "--ticket", "SEC-4")...); err != nil {
+		return err
+	}
+	return t.run(ctx, statusNo, check...)
+}
+
+func (t *tour) outcomes(ctx context.Context) error {
+	t.step("Outcomes: applied, duplicate, rejected", "A command has an id. Sent again under the same id it is not applied again, so a tool\nthat lost the answer just tries once more.\n")
+	why := []string{"--actor", "u031", "--reason", "audit of contracts", "--ticket", "LAW-9", "--id", ledger.NewUUID().String()}
+	for range 2 {
+		if err := t.run(ctx, statusYes, append([]string{"grant", tourOther, "viewer", "document:legal-01"}, why...)...); err != nil {
+			return err
+		}
+	}
+	t.say("The model does not let a folder be granted to one person. The attempt is recorded\nall the same.\n\n")
+	return t.run(ctx, statusNo, "grant", tourOther, "viewer", "folder:legal", "--actor", "u031", "--reason", "audit of contracts", "--ticket", "LAW-9")
+}
+
+func (t *tour) entries(ctx context.Context) error {
+	t.step("The last entries of the log", "Every command above is there, the rejected one too. The log that grants access is\nthe log the auditor reads.\n")
+	stores, err := t.client.stores.ListStores(ctx, &pb.ListStoresRequest{})
+	if err != nil {
+		return t.client.plain(err)
+	}
+	from := uint64(1)
+	for _, s := range stores.GetStores() {
+		if s.GetId() == t.store {
+			from = s.GetRevision() - min(s.GetRevision()-1, 6)
+		}
+	}
+	return t.run(ctx, statusYes, "replay", "--from", fmt.Sprint(from))
+}
+
+// farewell says how to go on.
+func (t *tour) farewell(d *demo) {
+	if d.exit {
+		t.say("That was the tour. \"grantlog demo\" without --exit goes on serving, to try things on.\n")
+		return
+	}
+	t.say(`That was the tour. The server goes on at %[1]s; in another terminal:
+
+  curl -s %[1]s/grantlog.v1.PermissionService/Check -H 'Content-Type: application/json' -d \
+    '{"store":"%[2]s","tuple":{"subject":"%[3]s","relation":"can_deploy","object":"%[4]s"}}'
+
+  export GRANTLOG_SERVER=%[1]s GRANTLOG_STORE=%[2]s
+  grantlog check %[3]s can_deploy %[4]s
+  grantlog model read
+  grantlog grant user:u001 viewer document:legal-01 --expires 8h --reason "a look" --ticket LAW-1
+  grantlog replay --follow
+
+  curl -s %[1]s/metrics | grep grantlog_
+
+Ctrl-C ends it.
+`, t.client.base, t.store, tourUser, tourEnvironment)
+}

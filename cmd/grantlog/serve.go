@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/grantlog/grantlog/projector/index"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) serveCommand() *cobra.Command {
+	s := &server{place: &place{}}
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a server",
+		Long: `Runs a server: it takes commands, appends them to the log, folds the log into its
+index, and answers checks. One port speaks Connect, gRPC, gRPC-Web and JSON over
+HTTP/1.1 and HTTP/2, and has /healthz, /readyz and /metrics (Prometheus).
+
+Without --nats the log is in this process, under DIR/log; it is created if DIR is new.
+With --nats it is on a NATS server or cluster, made once by "grantlog init"; any number
+of servers may then follow it, each with a DIR of its own for its index.
+
+Callers are not authenticated yet: whoever reaches the port may change everything. An
+address that is not loopback is therefore refused without --insecure-listen.
+
+SIGINT or SIGTERM ends it in order: requests under way are answered, everything is
+written, then it ends with status 0.`,
+		Example: `  grantlog serve --data ./data
+  grantlog serve --data ./index --nats nats://n1:4222,nats://n2:4222 --creds node.creds --nats-monitor http://n1:8222 --nats-monitor http://n2:8222`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.serve(cmd.Context(), s) },
+	}
+	f := c.Flags()
+	f.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`host:port` to answer on; port 0 is any free one")
+	f.BoolVar(&s.insecure, "insecure-listen", false, "answer on an address that is not loopback, though callers are not authenticated")
+	f.StringVar(&s.readyFile, "ready-file", "", "`file` to write the server's URL to, once it answers")
+	f.StringVar(&s.logFormat, "log-format", "text", "`text or json`, on the standard error")
+	f.StringVar(&s.logLevel, "log-level", "info", "`debug, info, warn or error`")
+	f.Int64Var(&s.cacheMiB, "cache", 256, "`MiB` of memory for the index's blocks; a quarter of the machine's is good")
+	f.Uint64Var(&s.minFreeMiB, "min-free", 256, "`MiB` of free disk below which commands are refused and nothing is folded")
+	s.place.flags(f)
+	s.place.listenFlags(f)
+	return c
+}
+
+// A server is what the flags of serve say.
+type server struct {
+	place      *place
+	listen     string
+	insecure   bool
+	readyFile  string
+	logFormat  string
+	logLevel   string
+	cacheMiB   int64
+	minFreeMiB uint64
+}
+
+func (a *app) serve(ctx context.Context, s *server) error {
+	if err := checkListen(s.listen, s.insecure); err != nil {
+		return err
+	}
+	logger, err := newLogger(a.stderr, s.logFormat, s.logLevel)
+	if err != nil {
+		return err
+	}
+	lock, err := s.place.lock(true)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	for {
+		err := s.run(ctx, logger)
+		if !errors.Is(err, index.ErrDamaged) || ctx.Err() != nil {
+			return err
+		}
+		// The log has everything that the index had.
+		logger.Error("dropping the index; it is folded again from the log", "error", err)
+		if err := index.Drop(s.place.indexDir()); err != nil {
+			return err
+		}
+	}
+}
+
+// run serves until ctx is done or the node fails, and returns when all is closed.
+func (s *server) run(ctx context.Context, logger *slog.Logger) (err error) {
+	listener, err := net.Listen("tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("%w; name another address with --listen", err)
+	}
+	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true})
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	s.listen = listener.Addr().String() // the same port, should the node be started again
+	url := "http://" + s.listen
+	logger.Info("serving", "url", url, "data", s.place.data, "log", n.log.Genesis().Log.String())
+	if s.readyFile != "" {
+		if err := writeWhole(s.readyFile, []byte(url+"\n")); err != nil {
+			return errors.Join(fmt.Errorf("ready file: %w", err), listener.Close(), n.close())
+		}
+	}
+	err = n.serve(ctx, listener)
+	logger.Info("ending", "reason", reasonOf(ctx, err))
+	err = errors.Join(err, n.close())
+	if err == nil {
+		logger.Info("ended in order")
+	}
+	return err
+}
+
+// serve answers on the listener until ctx is done, then lets requests under way end;
+// or until the node fails.
+func (n *node) serve(ctx context.Context, listener net.Listener) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- n.server.Serve(ctx, listener) }() // ends with ctx
+	select {
+	case err := <-served:
+		return err
+	case err := <-n.failed:
+		stop()
+		return errors.Join(err, <-served)
+	}
+}
+
+func reasonOf(ctx context.Context, err error) string {
+	if err == nil && ctx.Err() != nil {
+		return "signal"
+	}
+	return fmt.Sprint(err)
+}
+
+// checkListen refuses an address that others can reach, unless told to accept it.
+func checkListen(address string, insecure bool) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("--listen must be host:port such as 127.0.0.1:8080, not %q", address)
+	}
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() || insecure {
+		return nil
+	}
+	return fmt.Errorf("--listen %s can be reached from other machines, and callers are not authenticated yet: anyone could grant themselves anything. Listen on 127.0.0.1, or give --insecure-listen if something in front of this port lets only trusted callers through", address)
+}
+
+func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("--log-level must be debug, info, warn or error, not %q", level)
+	}
+	options := &slog.HandlerOptions{Level: l}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("--log-format must be text or json, not %q", format)
+}
+
+// writeWhole writes a file so that who sees it sees all of it.
+func writeWhole(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), ".grantlog-*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return nil
+}
