@@ -205,7 +205,7 @@ func (l *Ledger) take() []*pending {
 	const overhead = MaxLabel + 16 // of a command in an envelope, at most
 	n, size := 0, 16
 	for n < len(l.queue) && n < MaxEnclosed {
-		if size += len(l.queue[n].enclosed.Raw) + overhead; size > MaxMessage && n > 0 {
+		if size += len(l.queue[n].enclosed.Raw) + overhead; size > MaxAppend && n > 0 {
 			break
 		}
 		n++

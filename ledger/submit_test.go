@@ -260,7 +260,7 @@ func TestGroupSize(t *testing.T) {
 		}
 		wg.Wait()
 		for _, m := range broker.Messages() {
-			if len(m.Data) > ledger.MaxMessage {
+			if len(m.Data) > ledger.MaxAppend {
 				t.Errorf("message %d has %d bytes", m.Seq, len(m.Data))
 			}
 		}

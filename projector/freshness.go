@@ -91,6 +91,14 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 	return p.index.View(store, rev)
 }
 
+// Await returns once the store's revision is folded here. It fails with an
+// [ledger.ErrUnavailable] when ctx ends first, or with the quarantine.
+func (p *Projector) Await(ctx context.Context, store ledger.ID, rev ledger.Revision) error {
+	return p.waitFor(ctx, fmt.Sprintf("revision %d of store %s is not folded here yet", rev, store), func() bool {
+		return p.revision(store) >= rev
+	})
+}
+
 // latest waits until everything that was in the log when it was called is folded.
 func (p *Projector) latest(ctx context.Context) error {
 	seq, err := p.barrier.Wait(ctx)

@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"testing"
@@ -431,17 +431,10 @@ func testReopen(t *testing.T, open func() (ledger.Log, error)) {
 }
 
 func testGoroutines(t *testing.T, open func() (ledger.Log, error)) {
-	settle := func() int { // waits until their number has stood still for a while
-		n, since := runtime.NumGoroutine(), time.Now()
-		for time.Since(since) < 100*time.Millisecond {
-			time.Sleep(5 * time.Millisecond)
-			if now := runtime.NumGoroutine(); now != n {
-				n, since = now, time.Now()
-			}
-		}
-		return n
-	}
-	use := func() {
+	// What is started under a label carries it on, so that tests beside this one do
+	// not count.
+	label := ledger.NewUUID().String()
+	pprof.Do(t.Context(), pprof.Labels("ledgertest", label), func(context.Context) {
 		l := mustOpen(t, open)
 		defer l.Close()
 		read := func() {
@@ -455,19 +448,42 @@ func testGoroutines(t *testing.T, open func() (ledger.Log, error)) {
 			}
 		}
 		read() // what a log needs once is started
-		before := settle()
+		before, _ := settled(t, label, 0)
 		for range 10 {
 			read()
 		}
-		if n := settle(); n >= before+10 { // one each; a broker may start a few of its own
-			t.Errorf("%d goroutines after reading, %d before", n, before)
+		if n, stacks := settled(t, label, before); n >= before+10 { // one each; a broker may start a few of its own
+			t.Errorf("%d goroutines after reading, %d before:\n%s", n, before, stacks)
 		}
+	})
+	if n, stacks := settled(t, label, 0); n > 0 {
+		t.Errorf("%d goroutines after closing:\n%s", n, stacks)
 	}
-	use() // what a process needs once is started
-	before := settle()
-	use()
-	if n := settle(); n > before {
-		stacks := make([]byte, 1<<20)
-		t.Errorf("%d goroutines after closing, %d before:\n%s", n, before, stacks[:runtime.Stack(stacks, true)])
+}
+
+// settled returns the number and the stacks of the goroutines under a label, once they
+// are few enough, or have not become fewer for a while.
+func settled(t *testing.T, label string, enough int) (n int, stacks string) {
+	t.Helper()
+	for n, since := -1, time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		var b strings.Builder
+		if err := pprof.Lookup("goroutine").WriteTo(&b, 1); err != nil {
+			t.Fatal(err)
+		}
+		now, found := 0, ""
+		for group := range strings.SplitSeq(b.String(), "\n\n") { // "<count> @ <addresses>", labels, one frame a line
+			if strings.Contains(group, label) {
+				var count int
+				fmt.Sscan(group[strings.LastIndex(group[:strings.Index(group, " @ ")], "\n")+1:], &count)
+				now += count
+				found += group + "\n\n"
+			}
+		}
+		if now < n || n < 0 {
+			n, since = now, time.Now()
+		}
+		if now <= enough || time.Since(since) > 300*time.Millisecond {
+			return now, found
+		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
@@ -18,9 +17,6 @@ const (
 	streamEntries = 100
 	streamBytes   = 256 << 10
 )
-
-// followEvery is how often a stream that follows looks for new entries.
-const followEvery = 25 * time.Millisecond
 
 // errEnding ends the streams that follow when the server does.
 var errEnding = fmt.Errorf("%w: the server ends; go on elsewhere with the resume token", ledger.ErrUnavailable)
@@ -144,21 +140,15 @@ func (s *Server) readEntries(ctx context.Context, store ledger.ID, next ledger.R
 // awaitEntry returns once the store has the revision, or ctx or the server ends, or
 // the replica is quarantined.
 func (s *Server) awaitEntry(ctx context.Context, store ledger.ID, rev ledger.Revision) error {
-	look := time.NewTicker(followEvery)
-	defer look.Stop()
-	for {
-		select {
-		case <-look.C:
-		case <-s.ending:
-			return errEnding
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err := s.cfg.Projector.Quarantine(); err != nil {
-			return err
-		}
-		if h, _ := s.cfg.Projector.Index().Head(store); h.Revision >= rev {
-			return nil
-		}
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.serving, cancel)()
+	err := s.cfg.Projector.Await(wait, store, rev)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil && s.serving.Err() != nil:
+		return errEnding
 	}
+	return err
 }

@@ -63,8 +63,9 @@ type Config struct {
 type Server struct {
 	cfg      Config
 	handler  http.Handler
-	caughtUp atomic.Bool   // the replica has once folded all that the log held
-	ending   chan struct{} // closed when Serve begins to end; streams that follow end then
+	caughtUp atomic.Bool     // the replica has once folded all that the log held
+	serving  context.Context // done when Serve begins to end; streams that follow end then
+	end      context.CancelFunc
 }
 
 var (
@@ -96,7 +97,8 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, ending: make(chan struct{})}
+	s := &Server{cfg: cfg}
+	s.serving, s.end = context.WithCancel(context.Background())
 	cfg.Metrics.watch(cfg.Projector)
 
 	options := append(HandlerOptions(), connect.WithRecover(s.recovered))
@@ -159,7 +161,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("serve: %w", err)
 	case <-ctx.Done():
 	}
-	close(s.ending)
+	s.end()
 	wait, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	err := server.Shutdown(wait)
