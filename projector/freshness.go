@@ -30,7 +30,7 @@ const (
 	AtTime                          // as the store was at a time, which must not be in the future
 )
 
-// ErrFuture: the revision or time asked for is after everything in the log.
+// ErrFuture is returned for a revision or time after everything in the log.
 var ErrFuture = errors.New("in the future")
 
 // tokenPatience is how long a token's revision is waited for before the log is asked

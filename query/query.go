@@ -62,7 +62,7 @@ func invalid(field, format string, args ...any) error {
 	return &InvalidError{Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
-// ErrNoModel: the store has no model yet, so that no question has an answer.
+// ErrNoModel is returned for a store without a model, where no question has an answer.
 var ErrNoModel = errors.New("the store has no model yet; write one first")
 
 // Budget is what a question may spend; the zero Budget is [model.DefaultBudget].
