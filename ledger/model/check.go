@@ -3,664 +3,606 @@ package model
 import (
 	"errors"
 	"fmt"
-	"strings"
+	"math"
+	"slices"
+	"sync"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
 )
 
-// A Question asks whether a subject holds a relation on an object at a time.
+// A Question asks whether Subject holds Relation on Object at a time. Its parts follow
+// the grammar of package tuple.
+//
+// A subject that is an object holds what was granted to it, to a userset that it is in,
+// and, where the model allows it, to every object of its type. A userset holds what was
+// granted to it or to a userset that it is in, and its own relation on its own object.
+// A wildcard holds what was granted to the wildcard. Neither of the two holds what was
+// granted to every object of a type.
 type Question struct {
 	Object   tuple.Object
 	Relation string
-	// Subject may be plain, a userset (do all who hold it hold the relation?) or a
-	// wildcard (does everyone of the type, by a grant to everyone?).
-	Subject tuple.Subject
-	Time    int64 // that expiry is held against, nanoseconds since the Unix epoch
+	Subject  tuple.Subject
+	Time     int64 // nanoseconds since the Unix epoch; grants count if active then
 }
 
-// A Budget bounds what one question may cost.
+// A Budget bounds what one question may cost. A field that is zero is the default's.
 type Budget struct {
-	Depth int // relations within relations
-	Rows  int // tuples looked up or read
+	Depth int // grants that lead from one object to the next, one after another
+	Rows  int // rows read; a lookup or scan counts as one itself, and so does answering a part of the question again
 }
 
-// DefaultBudget is the budget of a question that nobody says otherwise for.
-var DefaultBudget = Budget{Depth: 64, Rows: 100_000}
+// DefaultBudget is the budget of a question that names none.
+var DefaultBudget = Budget{Depth: 256, Rows: 100_000}
 
 // Spent is what a question cost.
 type Spent struct {
-	Rows int // tuples looked up or read
+	Depth int
+	Rows  int
 }
 
-// A BudgetError is why a question that cost too much has no answer.
+// A BudgetError says that a question cost more than its budget: it has no answer, which
+// is not a denial.
 type BudgetError struct {
 	What  string // "depth" or "rows"
 	Limit int
+	Spent Spent
 }
 
 func (e *BudgetError) Error() string {
-	return fmt.Sprintf("the question takes more than its budget of %d %s", e.Limit, e.What)
+	if e.What == "depth" {
+		return fmt.Sprintf("no answer within a depth of %d grants", e.Limit)
+	}
+	return fmt.Sprintf("no answer within %d rows", e.Limit)
 }
 
-// A CycleError is why a question that meets itself through the subtracted side of an
-// exclusion has no answer: if it held, it would not.
+// A CycleError says that whether the subject holds a relation depends on whether it
+// does not: the question meets itself through the subtracted side of an exclusion.
 type CycleError struct {
-	Nodes []string // object#relation, from the one that is met again to the one that asks for it
+	Object   tuple.Object
+	Relation string
 }
 
 func (e *CycleError) Error() string {
-	return "the rules contradict themselves: " + strings.Join(e.Nodes, " needs ") + " needs the first not to hold"
+	return fmt.Sprintf("%s#%s depends on itself through the subtracted side of an exclusion", e.Object, e.Relation)
 }
 
-// ErrNoConditions: a condition has to be run where none can be.
-var ErrNoConditions = errors.New("conditions cannot be run here")
+// errNoConditions is the error of a condition where there is nothing to run it.
+var errNoConditions = errors.New("conditions are not evaluated here")
 
-// A Step is one step on the path of an allow, from the question down.
-type Step struct {
-	Object   tuple.Object
-	Relation string
-	// Tuple is the grant that the step takes; zero where the relation follows from
-	// others on the same object.
-	Tuple tuple.Tuple
-	Grant Grant
-	// Via is the relation that it follows from, or that the subjects of the grant must
-	// hold; "" if the grant is to the subject of the question itself.
-	Via string
-}
-
-// Check answers q under the model, over the tuples of r and the conditions of c (which
-// may be nil if no condition can be needed). The model must be valid, and have the
-// relation asked for.
+// Check answers q over what r reads, and says what it cost. Its error is the third
+// answer: neither allowed nor denied.
 //
-// The answer is the least fixed point of the rules: a relation that is needed for
-// itself adds nothing. Parts that err are combined so that an error never becomes a
-// denial or an allow: a union is allowed if a part allows, else errs if one errs; an
-// intersection is denied if a part denies, else errs if one errs; "a but not b" is
-// denied if a denies or b allows, else errs if either errs.
+// The rules: a union is allowed if a branch allows, else errs if one errs; an
+// intersection is denied if a branch denies, else errs if one errs; "A but not B" is
+// denied if A denies or B allows, else errs if either errs. A grant whose condition
+// errs, errs. A grant that leads on (to a userset, or by a tupleset) allows if its
+// condition holds and what it leads to allows, as an intersection of the two. Grants
+// that are not active, and grants that m does not allow, do not count.
 //
-// Errors: [*BudgetError], [*CycleError], those of c for a condition, and those of r,
-// which end the question at once, as an exhausted budget does.
+// A question that leads back to itself adds nothing to itself: the answer is the least
+// one that fits all rules. Where it leads back through the subtracted side of an
+// exclusion, and nothing else decides it, it is a [*CycleError]: the answers are those
+// of the well-founded semantics of logic programs, whatever the order of asking. A
+// branch deeper than b is a [*BudgetError].
+//
+// These end the whole question at once: too many rows, a [*BudgetError]; an error of r,
+// as it is; and a relation that the model does not have, a [*Refusal].
+//
+// The same question over the same rows costs and ends the same every time.
 func (m *Model) Check(r Reader, c Conditions, q Question, b Budget) (bool, Spent, error) {
-	e := evaluation{model: m, reader: r, conditions: c, question: q, budget: b, low: none, tainted: none}
-	v := e.node(q.Object, q.Relation)
-	return e.answer(v)
+	allowed, _, spent, err := m.check(r, c, q, b, false)
+	return allowed, spent, err
 }
 
-// CheckPath is Check that also returns the path of an allow.
+// CheckPath is [Model.Check] that also tells by which steps an allow came about.
 func (m *Model) CheckPath(r Reader, c Conditions, q Question, b Budget) (bool, []Step, Spent, error) {
-	e := evaluation{model: m, reader: r, conditions: c, question: q, budget: b, low: none, tainted: none, recording: true}
-	v := e.node(q.Object, q.Relation)
-	allowed, spent, err := e.answer(v)
-	return allowed, e.path, spent, err
+	return m.check(r, c, q, b, true)
 }
 
-// A value is what is known of a part of the question. Their order makes a union the
-// greatest of its parts and an intersection the least.
-type value byte
+func (m *Model) check(r Reader, c Conditions, q Question, b Budget, trace bool) (bool, []Step, Spent, error) {
+	p := m.plans[relationKey{q.Object.Type, q.Relation}]
+	if p == nil {
+		if _, ok := m.Type(q.Object.Type); !ok {
+			return false, nil, Spent{}, refuse("object", true, "the model has no type %+q", q.Object.Type)
+		}
+		return false, nil, Spent{}, refuse("relation", true, "type %+q has no relation %+q", q.Object.Type, q.Relation)
+	}
+	if b.Depth == 0 {
+		b.Depth = DefaultBudget.Depth
+	}
+	if b.Rows == 0 {
+		b.Rows = DefaultBudget.Rows
+	}
+	s := searches.Get().(*search)
+	s.reader, s.conditions, s.subject, s.time, s.budget, s.trace = r, c, q.Subject, q.Time, b, trace
+	allowed, err := s.ask(p, q.Object)
+	if err != nil && s.cyclic && s.fatal == nil {
+		allowed, err = s.ground(p, q.Object)
+	}
+	if s.fatal != nil {
+		allowed, err = false, s.fatal
+	}
+	spent := s.spent
+	var path []Step
+	if trace && allowed {
+		path = s.path()
+	}
+	s.release()
+	return allowed, path, spent, err
+}
 
-const (
-	denied value = iota
-	failed       // it errs; the error is kept in evaluation.err
-	allowed
-)
-
-// not is the value of "not v".
-func (v value) not() value { return allowed - v }
-
-// An evaluation is one question being answered: a depth-first walk over nodes, which
-// are relations on objects, for one subject.
+// A search is the state of one question.
 //
-// A node that is met again while it is being walked is a cycle. It then counts with
-// what is known of it so far, which begins as denied, and what depends on it is only
-// provisional. The outermost node of the cycle, its leader, is walked again until
-// nothing changes: that is the least fixed point, and the values are final. A walk
-// within a walk of the same round takes the provisional values of nodes it has been at,
-// so that even a graph in which everything leads to everything takes a number of steps
-// that is bounded by its edges times the rounds.
+// # How cycles are answered
 //
-// What is subtracted must be final before it is used. So it is brought to its own
-// fixed point first, and a node being walked outside of it counts as failed in it: that
-// is the cycle without an answer.
-type evaluation struct {
-	model      *Model
+// Answers are ordered denied < error < allowed. Unions take the greatest of their
+// branches and intersections the least, so that all rules without exclusion can only
+// grow when what they ask grows, and the answer wanted is the least that fits all of
+// them. A part (an object and a relation) that is met again while it is being answered
+// is taken as denied; this is Tarjan's search for strongly connected components, with
+// answers:
+//
+//   - allowed is final at once: it was reached from answers that can only grow;
+//   - any other answer that used what was taken as denied is pending: it holds for as
+//     long as those parts are being answered and nothing above them came out greater.
+//     When the last of them, the head, comes out denied, its pending answers are final;
+//     when a part comes out greater, the pending answers it might lift are forgotten,
+//     and asked again when they are next needed. One pass is enough for the head
+//     itself: with min and max on three values, f(f(denied)) = f(denied).
+//
+// An answer is forgotten only after another has grown, and each grows at most twice, so
+// the work is polynomial also where everything leads to everything.
+//
+// The subtracted side of an exclusion is answered in a context of its own. What is
+// being answered or pending outside of it says nothing within: there it is an error,
+// which stands for whatever it may turn out to be. So an allow or a denial is right
+// even if there was such an error; if the whole question comes out as an error, it is
+// asked again in another way (see ground) that sees all of the cycle.
+type search struct {
 	reader     Reader
 	conditions Conditions
-	question   Question
+	subject    tuple.Subject
+	time       int64
 	budget     Budget
+	trace      bool
 
-	rows  int
-	fatal error // ends the walk at once
-	err   error // of the part evaluated last, if its value is failed
+	spent Spent
+	depth int
+	fatal error // ends the whole question
 
-	stack   []frame
-	base    int  // frames below it are outside of what is being subtracted
-	low     int  // lowest frame that the node walked last depends on
-	tainted int  // lowest frame that it counted as failed because of base
-	changed bool // a provisional value grew in this round
-	round   int
-	final   memo
-	maybe   map[provisionalKey]provisional
-	region  int // number of the subtraction being evaluated, 0 for none
-	regions int
+	parts   []part
+	find    map[partKey]int32 // parts by key, once there are more than fewParts
+	pending []int32           // parts, oldest first; one may stand twice
+	top     int32             // the part being answered, -1 if none
+	nums    int32             // the last number given
+	context int32             // 0, or the subtracted side that is being answered
+	sides   int32             // the last context given
+	cyclic  bool              // a part was met through a subtraction
 
-	recording bool
-	path      []Step
-	paths     map[node][]Step // of final allows
+	hops  []hop                           // what scans found and is not yet asked, a stack
+	set   *Relation                       // the relation whose grants are being scanned
+	row   func(tuple.Subject, Grant) bool // addHop, made once
+	items []item                          // of the path, a stack
 }
 
-// A node is a relation on an object.
-type node struct {
-	object   tuple.Object
-	relation string
+type partKey struct {
+	plan   *plan
+	object tuple.Object
 }
 
-func (n node) String() string { return n.object.String() + "#" + n.relation }
+// fewParts is how many parts are looked through one by one.
+const fewParts = 8
 
-// A frame is a node being walked, with what is known of it so far.
-type frame struct {
-	known
-	met bool // met again in this round
+// A part is a question within the question.
+type part struct {
+	partKey
+	state   state
+	allowed bool
+	err     error
+	deep    bool  // err may be for want of depth: it counts at this depth or more alone
+	depth   int   // where it was answered
+	context int32 // where it was answered
+	num     int32 // order in which parts were begun
+	low     int32 // the least num of a part whose taking as denied the answer used, or never
+	items   []item
 }
 
-// A provisional is what is known of a node in a cycle whose leader is being walked.
-type provisional struct {
-	known
-	round        int // it was walked in
-	low, tainted int
-}
+type state byte
 
-// A provisionalKey names a node in what is being subtracted, or outside of that: the
-// frames that it may depend on are others.
-type provisionalKey struct {
-	node   node
-	region int
-}
-
-// none is above every frame.
-const none = 1 << 30
-
-// memo keeps final values: a few in a slice, more in a map.
-type memo struct {
-	few  []known
-	many map[node]known
-}
-
-type known struct {
-	node  node
-	value value
-	err   error // if failed
-}
-
-func (m *memo) get(n node) (known, bool) {
-	if m.many != nil {
-		k, ok := m.many[n]
-		return k, ok
-	}
-	for i := range m.few {
-		if m.few[i].node == n {
-			return m.few[i], true
-		}
-	}
-	return known{}, false
-}
-
-func (m *memo) put(k known) {
-	const few = 16
-	if m.many == nil && len(m.few) < few {
-		m.few = append(m.few, k)
-		return
-	}
-	if m.many == nil {
-		m.many = make(map[node]known, 4*few)
-		for _, k := range m.few {
-			m.many[k.node] = k
-		}
-	}
-	m.many[k.node] = k
-}
-
-func (e *evaluation) answer(v value) (bool, Spent, error) {
-	spent := Spent{Rows: e.rows}
-	switch {
-	case e.fatal != nil:
-		return false, spent, e.fatal
-	case v == failed:
-		return false, spent, e.err
-	}
-	return v == allowed, spent, nil
-}
-
-// stop ends the walk with an error that no other part can outweigh.
-func (e *evaluation) stop(err error) value {
-	if e.fatal == nil {
-		e.fatal = err
-	}
-	return failed
-}
-
-// fail is the value of a part that errs.
-func (e *evaluation) fail(err error) value {
-	e.err = err
-	return failed
-}
-
-// row counts one tuple looked up or read, and reports whether the budget allows it.
-func (e *evaluation) row() bool {
-	if e.rows++; e.rows > e.budget.Rows {
-		e.stop(&BudgetError{"rows", e.budget.Rows})
-	}
-	return e.fatal == nil
-}
-
-// node returns the value of a relation on an object, for the subject of the question.
-func (e *evaluation) node(o tuple.Object, relation string) value {
-	if e.fatal != nil {
-		return failed
-	}
-	n := node{o, relation}
-	if s := &e.question.Subject; s.Relation == relation && s.Type == o.Type && s.ID == o.ID && relation != "" {
-		return allowed // those who hold it hold it
-	}
-	r, ok := e.model.Relation(o.Type, relation)
-	if !ok {
-		return denied // a type that a "from" leads to need not have the relation
-	}
-	for i := range e.stack {
-		if e.stack[i].node == n {
-			return e.again(i)
-		}
-	}
-	if k, ok := e.final.get(n); ok {
-		if e.recording && k.value == allowed {
-			e.path = append(e.path, e.paths[n]...)
-		}
-		e.err = k.err
-		return k.value
-	}
-	key := provisionalKey{n, e.region}
-	start := known{node: n}
-	if p, ok := e.maybe[key]; ok {
-		if p.round == e.round && !(e.recording && p.value == allowed) {
-			e.low, e.tainted = min(e.low, p.low), min(e.tainted, p.tainted)
-			e.err = p.err
-			return p.value
-		}
-		start = known{n, p.value, p.err}
-	}
-	if len(e.stack) >= e.budget.Depth {
-		return e.stop(&BudgetError{"depth", e.budget.Depth})
-	}
-	return e.walk(r, key, start)
-}
-
-// again returns the value of a node that is being walked, in frame i.
-func (e *evaluation) again(i int) value {
-	e.low = min(e.low, i)
-	if i >= e.base {
-		e.stack[i].met = true
-		e.err = e.stack[i].err
-		return e.stack[i].value
-	}
-	e.tainted = min(e.tainted, i)
-	cycle := &CycleError{}
-	for _, f := range e.stack[i:] {
-		cycle.Nodes = append(cycle.Nodes, f.node.String())
-	}
-	return e.fail(cycle)
-}
-
-// walk evaluates a node by its rule, again and again if it leads a cycle. start is what
-// is known of it from earlier rounds.
-func (e *evaluation) walk(r *Relation, key provisionalKey, start known) value {
-	self, mark := len(e.stack), len(e.path)
-	outerLow, outerTainted, outerChanged := e.low, e.tainted, e.changed
-	e.stack = append(e.stack, frame{known: start})
-	now, led := start, false
-	for {
-		e.low, e.tainted, e.changed = none, none, false
-		e.stack[self].met = false
-		e.path = e.path[:mark]
-		if v := e.rule(start.node.object, r, &r.Rule); v > now.value {
-			now = known{start.node, v, e.err}
-			e.stack[self].known = now
-			e.changed = true
-		}
-		led = led || e.stack[self].met
-		if e.fatal != nil || now.value == allowed || e.low < self || !e.stack[self].met || !e.changed {
-			break
-		}
-		e.round++
-	}
-	e.stack = e.stack[:self]
-	if e.fatal != nil {
-		return failed
-	}
-	e.err = now.err
-	if e.low >= self { // it depends on nothing that is still being walked
-		if led {
-			e.settle(self, now.value)
-		}
-		e.final.put(now)
-		if e.recording && now.value == allowed {
-			if e.paths == nil {
-				e.paths = make(map[node][]Step)
-			}
-			e.paths[now.node] = append([]Step(nil), e.path[mark:]...)
-		}
-		e.low, e.tainted, e.changed = outerLow, outerTainted, outerChanged
-		return now.value
-	}
-	if e.maybe == nil {
-		e.maybe = make(map[provisionalKey]provisional)
-	}
-	e.maybe[key] = provisional{now, e.round, e.low, e.tainted}
-	e.changed = e.changed || outerChanged
-	e.low, e.tainted = min(e.low, outerLow), min(e.tainted, outerTainted)
-	return now.value
-}
-
-// settle ends the provisional values that depend on the leader in frame self, whose
-// cycle is done. Those of the last round are final, except where the leader's allow
-// ended that round early, and where a node was counted as failed.
-func (e *evaluation) settle(self int, leader value) {
-	for key, p := range e.maybe {
-		if p.low < self {
-			continue
-		}
-		delete(e.maybe, key)
-		if e.recording || p.tainted != none || p.round != e.round || leader == allowed && p.value != allowed {
-			continue
-		}
-		if _, ok := e.final.get(p.node); !ok {
-			e.final.put(p.known)
-		}
-	}
-}
-
-// Costs of rules, for the order in which the parts of a union are tried.
 const (
-	costLookup   = iota // grants to the subject itself, and to everyone
-	costComputed        // other relations of the same object
-	costUsersets        // grants to usersets
-	costFrom            // relations of other objects, and operators
-	costs
+	stateNone    state = iota // not answered, or forgotten
+	stateActive               // being answered
+	statePending              // answered for as long as some part is active
+	stateFinal
 )
 
-// rule returns the value of a rule of relation r on o.
-func (e *evaluation) rule(o tuple.Object, r *Relation, rule *Rule) value {
-	switch rule.Op {
-	case Union:
-		return e.union(o, r, rule.Children)
-	case Intersect:
-		return e.intersection(o, r, rule.Children)
-	case Exclude:
-		return e.exclusion(o, r, rule)
-	case This:
-		any := sum{}
-		if !e.add(&any, e.granted(o, r)) {
-			e.add(&any, e.usersets(o, r))
-		}
-		return e.total(any)
-	case Computed:
-		mark := len(e.path)
-		if e.recording {
-			e.path = append(e.path, Step{Object: o, Relation: r.Name, Via: rule.Relation})
-		}
-		v := e.node(o, rule.Relation)
-		if v != allowed {
-			e.path = e.path[:mark]
-		}
-		return v
-	default: // From
-		return e.from(o, r, rule)
-	}
+const never = math.MaxInt32
+
+// A hop is a grant that leads on.
+type hop struct {
+	subject tuple.Subject
+	err     error // of its condition
 }
 
-// A sum is the union of parts evaluated so far.
-type sum struct {
-	value value
-	err   error // of the first part that failed
+var searches = sync.Pool{New: func() any {
+	s := &search{top: -1}
+	s.row = s.addHop
+	return s
+}}
+
+// release makes s ready for another question.
+func (s *search) release() {
+	const most = 4096 // parts or hops whose memory is kept
+	if cap(s.parts) > most || cap(s.hops) > most || cap(s.pending) > most {
+		return
+	}
+	if len(s.find) > 0 {
+		clear(s.find)
+	}
+	*s = search{parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], items: s.items[:0], row: s.row, top: -1}
+	searches.Put(s)
 }
 
-// add adds a part, and reports whether no further part can matter.
-func (e *evaluation) add(s *sum, v value) (done bool) {
-	if v == failed && s.value == denied {
-		s.err = e.err
+// spend counts n rows, and reports whether they are within the budget.
+func (s *search) spend(n int) bool {
+	s.spent.Rows += n
+	if s.spent.Rows <= s.budget.Rows {
+		return true
 	}
-	s.value = max(s.value, v)
-	return s.value == allowed || e.fatal != nil
-}
-
-// total is the value of the union.
-func (e *evaluation) total(s sum) value {
-	e.err = s.err
-	return s.value
-}
-
-// union tries the parts in order of what they cost, those of one cost in source order.
-func (e *evaluation) union(o tuple.Object, r *Relation, children []Rule) value {
-	var any sum
-	for cost := range costs {
-		for i := range children {
-			v := denied
-			switch child := &children[i]; {
-			case child.Op == This && cost == costLookup:
-				v = e.granted(o, r)
-			case child.Op == This && cost == costUsersets:
-				v = e.usersets(o, r)
-			case child.Op == Computed && cost == costComputed,
-				child.Op != This && child.Op != Computed && cost == costFrom:
-				v = e.rule(o, r, child)
-			}
-			if e.add(&any, v) {
-				return e.total(any)
-			}
-		}
-	}
-	return e.total(any)
-}
-
-func (e *evaluation) intersection(o tuple.Object, r *Relation, children []Rule) value {
-	all := allowed
-	var err error
-	mark := len(e.path)
-	for i := range children {
-		v := e.rule(o, r, &children[i])
-		if v == failed && all == allowed {
-			err = e.err
-		}
-		if all = min(all, v); all == denied || e.fatal != nil {
-			break
-		}
-	}
-	if all != allowed {
-		e.path = e.path[:mark]
-	}
-	e.err = err
-	return all
-}
-
-// exclusion is its first child but not its second.
-func (e *evaluation) exclusion(o tuple.Object, r *Relation, rule *Rule) value {
-	mark := len(e.path)
-	a := e.rule(o, r, &rule.Children[0])
-	err := e.err
-	if a == denied || e.fatal != nil {
-		return a
-	}
-	kept := len(e.path)
-	b := e.subtracted(o, r, &rule.Children[1])
-	e.path = e.path[:kept]
-	v := min(a, b.not())
-	if v != allowed {
-		e.path = e.path[:mark]
-	}
-	if a == failed {
-		e.err = err
-	}
-	return v
-}
-
-// subtracted returns the final value of a rule that is about to be subtracted.
-func (e *evaluation) subtracted(o tuple.Object, r *Relation, rule *Rule) value {
-	base, region := e.base, e.region
-	low, tainted, changed := e.low, e.tainted, e.changed
-	e.regions++
-	e.base, e.region = len(e.stack), e.regions
-	var v value
-	for {
-		e.low, e.tainted, e.changed = none, none, false
-		v = e.rule(o, r, rule)
-		if e.fatal != nil || v == allowed || !e.changed {
-			break
-		}
-		e.round++
-	}
-	e.base, e.region = base, region
-	e.low, e.tainted, e.changed = min(e.low, low), min(e.tainted, tainted), changed
-	return v
-}
-
-// granted returns whether the relation was granted to the subject itself, or to
-// everyone of its type.
-func (e *evaluation) granted(o tuple.Object, r *Relation) value {
-	var any sum
-	s := e.question.Subject
-	own, everyone := false, false
-	for i := range r.Direct {
-		d := &r.Direct[i]
-		own = own || d.matches(s)
-		everyone = everyone || d.Wildcard && d.Type == s.Type && s.Relation == "" && s.ID != tuple.Wildcard
-	}
-	if own && e.add(&any, e.lookup(o, r, s)) {
-		return e.total(any)
-	}
-	if everyone {
-		e.add(&any, e.lookup(o, r, tuple.Subject{Type: s.Type, ID: tuple.Wildcard}))
-	}
-	return e.total(any)
-}
-
-// lookup returns whether the relation was granted to exactly this subject.
-func (e *evaluation) lookup(o tuple.Object, r *Relation, s tuple.Subject) value {
-	if !e.row() {
-		return failed
-	}
-	t := tuple.Tuple{Object: o, Relation: r.Name, Subject: s}
-	g, ok, err := e.reader.Grant(t)
-	if err != nil {
-		return e.stop(err)
-	}
-	if !ok {
-		return denied
-	}
-	v := e.counts(r, s, &g)
-	if e.recording && v == allowed {
-		e.path = append(e.path, Step{Object: o, Relation: r.Name, Tuple: t, Grant: g})
-	}
-	return v
-}
-
-// counts returns whether a grant of the relation to s counts now: the model allows it
-// to be granted so, it is within its time, and its condition holds.
-func (e *evaluation) counts(r *Relation, s tuple.Subject, g *Grant) value {
-	switch {
-	case !g.Active(e.question.Time) || !r.allows(s, g.Condition):
-		return denied
-	case g.Condition == "":
-		return allowed
-	case e.conditions == nil:
-		return e.fail(ErrNoConditions)
-	}
-	holds, err := e.conditions.Holds(g.Condition, g.Context)
-	if err != nil {
-		return e.fail(fmt.Errorf("condition %+q of %s#%s: %w", g.Condition, s, r.Name, err))
-	}
-	if holds {
-		return allowed
-	}
-	return denied
-}
-
-// usersets returns whether the subject is in a userset that the relation was granted to.
-func (e *evaluation) usersets(o tuple.Object, r *Relation) value {
-	var any sum
-	for i := range r.Direct {
-		d := &r.Direct[i]
-		if d.Relation == "" || e.seenKind(r.Direct[:i], d) {
-			continue
-		}
-		if e.add(&any, e.members(o, r, d.Type, d.Relation, d.Relation)) {
-			break
-		}
-	}
-	return e.total(any)
-}
-
-// seenKind reports whether d is the same kind of subject as one before, under another
-// condition.
-func (e *evaluation) seenKind(before []Direct, d *Direct) bool {
-	for i := range before {
-		if b := &before[i]; b.Type == d.Type && b.Relation == d.Relation && b.Wildcard == d.Wildcard {
-			return true
-		}
+	s.spent.Rows = s.budget.Rows
+	if s.fatal == nil {
+		s.fatal = &BudgetError{What: "rows", Limit: s.budget.Rows, Spent: s.spent}
 	}
 	return false
 }
 
-// from returns whether the subject holds a relation on an object that the tupleset names.
-func (e *evaluation) from(o tuple.Object, r *Relation, rule *Rule) value {
-	var any sum
-	set, _ := e.model.Relation(o.Type, rule.Tupleset)
-	for i := range set.Direct {
-		d := &set.Direct[i]
-		if e.seenKind(set.Direct[:i], d) {
-			continue
+// lookup returns the index of a part, and whether it was there before.
+func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
+	key := partKey{p, o}
+	if len(s.parts) <= fewParts {
+		for i := range s.parts {
+			if s.parts[i].partKey == key {
+				return int32(i), true
+			}
 		}
-		if _, ok := e.model.Relation(d.Type, rule.Relation); !ok {
-			continue
+	} else if i, ok := s.find[key]; ok {
+		return i, true
+	}
+	i := int32(len(s.parts))
+	s.parts = append(s.parts, part{partKey: key})
+	switch {
+	case len(s.parts) > fewParts+1:
+		s.find[key] = i
+	case len(s.parts) == fewParts+1:
+		if s.find == nil {
+			s.find = make(map[partKey]int32)
 		}
-		if e.add(&any, e.members(o, set, d.Type, "", rule.Relation)) {
-			break
+		for i := range s.parts {
+			s.find[s.parts[i].partKey] = int32(i)
 		}
 	}
-	return e.total(any)
+	return i, false
 }
 
-// members returns whether the subject holds relation on an object of type stype that r
-// was granted to on o, as a userset (srel not empty) or plainly.
-func (e *evaluation) members(o tuple.Object, r *Relation, stype, srel, relation string) value {
-	if !e.row() { // the seek
-		return failed
+// ask answers whether the subject holds p on o: true, false, or an error.
+func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
+	if r := s.subject.Relation; r != "" && r == p.name && s.subject.ID == o.ID && s.subject.Type == o.Type {
+		s.step(Step{Object: o, Relation: p.name, Op: This})
+		return true, nil
 	}
-	var any sum
-	err := e.reader.Subjects(o, r.Name, stype, srel, func(s tuple.Subject, g Grant) bool {
-		if !e.row() {
-			return false
+	if p.leaf {
+		return s.grants(p, o)
+	}
+	id, known := s.lookup(p, o)
+	if !known {
+		return s.answer(id)
+	}
+	e := &s.parts[id]
+	if (e.state == stateActive || e.state == statePending) && e.context != s.context {
+		s.cyclic = true
+		return false, &CycleError{Object: o, Relation: p.name}
+	}
+	if e.state == stateActive {
+		s.uses(e.num, false)
+		return false, nil
+	}
+	if e.state != stateNone && (e.err == nil || !e.deep || s.depth >= e.depth) {
+		s.uses(e.low, e.deep)
+		s.refer(id, e.allowed)
+		return e.allowed, e.err
+	}
+	if !s.spend(1) {
+		return false, s.fatal
+	}
+	return s.answer(id)
+}
+
+// uses notes, for the part being answered, what an answer that it used rests on.
+func (s *search) uses(low int32, deep bool) {
+	if s.top >= 0 {
+		e := &s.parts[s.top]
+		e.low, e.deep = min(e.low, low), e.deep || deep
+	}
+}
+
+// answer answers a part.
+func (s *search) answer(id int32) (bool, error) {
+	s.nums++
+	above, begun, mark := s.top, len(s.pending), len(s.items)
+	e := &s.parts[id]
+	*e = part{partKey: e.partKey, state: stateActive, depth: s.depth, context: s.context, num: s.nums, low: never}
+	p, o := e.plan, e.object
+	s.top = id
+	allowed, err := s.eval(p, o, &p.rule)
+	s.top = above
+	if s.fatal != nil {
+		return false, s.fatal
+	}
+	e = &s.parts[id] // parts may have moved
+	e.allowed, e.err = allowed, err
+	e.deep = e.deep && err != nil
+	switch head := e.low >= e.num; {
+	case allowed:
+		s.settle(begun, stateNone, stateNone)
+		e.state, e.low = stateFinal, never
+		if s.trace {
+			e.items = slices.Clone(s.items[mark:])
+			s.items = s.items[:mark]
+			s.refer(id, true)
 		}
-		if s.ID == tuple.Wildcard {
-			return true // everyone of a type is no object
+		return true, nil
+	case err != nil && head:
+		s.settle(begun, stateNone, stateFinal)
+		e.state, e.low = stateFinal, never
+	case err != nil:
+		s.settle(begun, stateNone, statePending)
+		e.state = statePending
+	case head:
+		s.settle(begun, stateFinal, stateFinal)
+		e.state, e.low = stateFinal, never
+	default:
+		e.state = statePending
+	}
+	if e.state == statePending {
+		s.pending = append(s.pending, id)
+	}
+	s.uses(e.low, e.deep)
+	return false, err
+}
+
+// settle gives the parts that became pending since begun another state: one for those
+// denied, one for those with an error.
+func (s *search) settle(begun int, denied, erred state) {
+	kept := begun
+	for _, id := range s.pending[begun:] {
+		e := &s.parts[id]
+		if e.state != statePending {
+			continue // it stands twice, or is being answered again
 		}
-		v := e.counts(r, s, &g)
-		if v == denied {
-			return true
+		if e.state = denied; e.err != nil {
+			e.state = erred
 		}
-		err, mark := e.err, len(e.path)
-		if e.recording {
-			t := tuple.Tuple{Object: o, Relation: r.Name, Subject: s}
-			e.path = append(e.path, Step{Object: o, Relation: r.Name, Tuple: t, Grant: g, Via: relation})
+		switch e.state {
+		case statePending:
+			s.pending[kept] = id
+			kept++
+		case stateFinal:
+			e.low = never
 		}
-		held := e.node(s.Object(), relation)
-		if v == failed && held != denied {
-			e.err = err
+	}
+	s.pending = s.pending[:kept]
+}
+
+// eval answers whether the subject holds p on o by the rule n.
+func (s *search) eval(p *plan, o tuple.Object, n *node) (bool, error) {
+	mark := len(s.items)
+	switch n.kind {
+	case nodeGrants:
+		return s.grants(p, o)
+	case nodeLeaf, nodeComputed:
+		s.step(Step{Object: o, Relation: p.name, Op: Computed, Rule: n.text})
+		allowed, err := s.ask(n.plan, o)
+		s.keep(mark, allowed)
+		return allowed, err
+	case nodeUsersets:
+		return s.follow(p, o, p, n)
+	case nodeFrom:
+		return s.follow(p, o, n.plan, n)
+	case nodeUnion:
+		var failed error
+		for i := range n.children {
+			allowed, err := s.eval(p, o, &n.children[i])
+			if allowed || s.fatal != nil {
+				return allowed, err
+			}
+			failed = first(failed, err)
 		}
-		if v = min(v, held); v != allowed {
-			e.path = e.path[:mark]
+		return false, failed
+	case nodeIntersect:
+		var failed error
+		s.step(Step{Object: o, Relation: p.name, Op: Intersect})
+		for i := range n.children {
+			allowed, err := s.eval(p, o, &n.children[i])
+			if !allowed && err == nil || s.fatal != nil {
+				s.keep(mark, false)
+				return false, err
+			}
+			failed = first(failed, err)
 		}
-		return !e.add(&any, v)
-	})
+		s.keep(mark, failed == nil)
+		return failed == nil, failed
+	}
+	s.step(Step{Object: o, Relation: p.name, Op: Exclude})
+	allowed, failed := s.eval(p, o, &n.children[0])
+	if !allowed && failed == nil || s.fatal != nil {
+		s.keep(mark, false)
+		return false, failed
+	}
+	held := len(s.items)
+	subtracted, err := s.subtract(p, o, &n.children[1])
+	s.keep(held, false)
+	failed = first(failed, err)
+	allowed = !subtracted && failed == nil
+	s.keep(mark, allowed)
+	if subtracted && s.fatal == nil {
+		failed = nil
+	}
+	return allowed, failed
+}
+
+// first returns the error that came first.
+func first(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// subtract is eval of the subtracted side of an exclusion.
+func (s *search) subtract(p *plan, o tuple.Object, n *node) (bool, error) {
+	outside := s.context
+	s.sides++
+	s.context = s.sides
+	allowed, err := s.eval(p, o, n)
+	s.context = outside
+	return allowed, err
+}
+
+// grants answers whether p on o was granted to the subject itself, or to every subject
+// of its type.
+func (s *search) grants(p *plan, o tuple.Object) (bool, error) {
+	one, every := false, false
+	wildcard := s.subject.IsWildcard()
+	for i := range p.relation.Direct {
+		if d := &p.relation.Direct[i]; d.Type == s.subject.Type && d.Relation == s.subject.Relation {
+			one = one || d.Wildcard == wildcard
+			every = every || d.Wildcard && !wildcard
+		}
+	}
+	var failed error
+	if one {
+		allowed, err := s.grant(p, o, s.subject)
+		if allowed || s.fatal != nil {
+			return allowed, err
+		}
+		failed = err
+	}
+	if every {
+		allowed, err := s.grant(p, o, tuple.Subject{Type: s.subject.Type, ID: tuple.Wildcard})
+		if allowed || s.fatal != nil {
+			return allowed, err
+		}
+		failed = first(failed, err)
+	}
+	return false, failed
+}
+
+// grant answers whether p on o was granted to that very subject.
+func (s *search) grant(p *plan, o tuple.Object, subject tuple.Subject) (bool, error) {
+	if !s.spend(1) {
+		return false, s.fatal
+	}
+	t := tuple.Tuple{Object: o, Relation: p.name, Subject: subject}
+	g, live, err := s.reader.Grant(t)
 	if err != nil {
-		return e.stop(err)
+		s.fatal = err
+		return false, err
 	}
-	return e.total(any)
+	if !live {
+		return false, nil
+	}
+	allowed, err := s.counts(p.relation, subject, &g)
+	if allowed {
+		s.step(Step{Object: o, Relation: p.name, Op: This, Tuple: t})
+	}
+	return allowed, err
+}
+
+// counts answers whether a grant counts: it is active, the model allows it, and its
+// condition holds.
+func (s *search) counts(r *Relation, subject tuple.Subject, g *Grant) (bool, error) {
+	if !g.Active(s.time) || !r.allows(subject, g.Condition) {
+		return false, nil
+	}
+	if g.Condition == "" {
+		return true, nil
+	}
+	if s.conditions == nil {
+		return false, errNoConditions
+	}
+	return s.conditions.Holds(g.Condition, g.Context)
+}
+
+// follow answers whether a grant of the relation set on o leads to a target that the
+// subject holds. The rows of a target are read before any is asked, so that one scan
+// runs at a time.
+func (s *search) follow(p *plan, o tuple.Object, set *plan, n *node) (bool, error) {
+	base, mark := len(s.hops), len(s.items)
+	var failed error
+	for i := range n.targets {
+		t := &n.targets[i]
+		if !s.hopsOf(o, set, t) {
+			return false, s.fatal
+		}
+		for at := base; at < len(s.hops); at++ {
+			h := s.hops[at] // hops may move
+			s.step(Step{Object: o, Relation: p.name, Op: From, Rule: n.text, Tuple: tuple.Tuple{Object: o, Relation: set.name, Subject: h.subject}})
+			allowed, err := s.hop(t.plan, h.subject.Object())
+			if s.fatal != nil {
+				return false, s.fatal
+			}
+			if allowed && h.err == nil {
+				s.hops = s.hops[:base]
+				return true, nil
+			}
+			if allowed || err != nil {
+				failed = first(failed, first(h.err, err))
+			}
+			s.keep(mark, false)
+		}
+		s.hops = s.hops[:base]
+	}
+	return false, failed
+}
+
+// hopsOf adds the grants of the relation set on o to a kind of subject that count, or
+// err, to the hops, and reports whether all were read.
+func (s *search) hopsOf(o tuple.Object, set *plan, t *target) bool {
+	if !s.spend(1) {
+		return false
+	}
+	s.set = set.relation
+	if err := s.reader.Subjects(o, set.name, t.typ, t.relation, s.row); err != nil && s.fatal == nil {
+		s.fatal = err
+	}
+	return s.fatal == nil
+}
+
+// addHop takes a row of the running scan.
+func (s *search) addHop(subject tuple.Subject, g Grant) bool {
+	if !s.spend(1) {
+		return false
+	}
+	allowed, err := s.counts(s.set, subject, &g)
+	if allowed || err != nil {
+		s.hops = append(s.hops, hop{subject, err})
+	}
+	return true
+}
+
+// hop asks p on an object that a grant leads to.
+func (s *search) hop(p *plan, o tuple.Object) (bool, error) {
+	if s.depth == s.budget.Depth {
+		s.uses(never, true)
+		return false, s.tooDeep()
+	}
+	s.depth++
+	s.spent.Depth = max(s.spent.Depth, s.depth)
+	allowed, err := s.ask(p, o)
+	s.depth--
+	return allowed, err
+}
+
+func (s *search) tooDeep() error {
+	return &BudgetError{What: "depth", Limit: s.budget.Depth, Spent: s.spent}
 }

@@ -2,6 +2,7 @@ package model
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -12,7 +13,10 @@ const (
 	MaxTypes      = 1000 // types of one model; package dsl refuses fewer by default
 	MaxRelations  = 4096 // relations of all its types
 	MaxConditions = 1000
-	MaxRuleDepth  = 32 // rules within rules
+	MaxKinds      = 1000    // kinds of subject that one relation may be granted to
+	MaxParams     = 1000    // parameters of one condition
+	MaxRuleDepth  = 32      // rules within rules
+	MaxRuleParts  = 1 << 16 // operators and operands of all rules
 )
 
 // A Fault is one mistake in a model, and where it is.
@@ -36,13 +40,19 @@ func (f Fault) Error() string {
 	return f.Message
 }
 
-// Faults are all mistakes of a model, in source order.
+// Faults are all mistakes of a model: those of names, then those of conditions, then
+// those of rules, each in source order.
 type Faults []Fault
 
+// Error returns the first faults; a model may have more than is readable.
 func (fs Faults) Error() string {
-	lines := make([]string, len(fs))
-	for i, f := range fs {
-		lines[i] = f.Error()
+	const most = 10
+	var lines []string
+	for _, f := range fs[:min(len(fs), most)] {
+		lines = append(lines, f.Error())
+	}
+	if len(fs) > most {
+		lines = append(lines, fmt.Sprintf("and %d more", len(fs)-most))
 	}
 	return strings.Join(lines, "; ")
 }
@@ -52,6 +62,7 @@ type index struct {
 	types      map[string]*Type
 	relations  map[relationKey]*Relation
 	conditions map[string]*Condition
+	plans      map[relationKey]*plan
 }
 
 type relationKey struct{ typ, relation string }
@@ -79,6 +90,7 @@ type validator struct {
 	*Model
 	faults Faults
 	at     Fault // where the faults found now are
+	parts  int   // of rules
 }
 
 func (v *validator) fault(thing, format string, args ...any) {
@@ -91,7 +103,7 @@ func (v *validator) fault(thing, format string, args ...any) {
 // a [Faults] with all mistakes. It is frozen: the fold rejects models with it.
 func (m *Model) Validate() error {
 	v := &validator{Model: m}
-	m.index = index{make(map[string]*Type), make(map[relationKey]*Relation), make(map[string]*Condition)}
+	m.index = index{types: make(map[string]*Type), relations: make(map[relationKey]*Relation), conditions: make(map[string]*Condition)}
 	if m.Schema != "1.1" && m.Schema != "1.2" {
 		v.fault(m.Schema, "the schema version must be 1.1 or 1.2, not %+q", m.Schema)
 	}
@@ -124,7 +136,11 @@ func (m *Model) Validate() error {
 		}
 	}
 	if len(v.faults) == 0 { // these need every name to exist
-		v.grounded()
+		m.compile()
+		v.entries()
+		for i := range m.Types {
+			v.computedCycles(&m.Types[i])
+		}
 	}
 	if len(v.faults) > 0 {
 		m.index = index{}
@@ -148,6 +164,7 @@ func (v *validator) declareType(t *Type) {
 		v.fault(t.Name, "the type is defined twice")
 	}
 	v.types[t.Name] = t
+	v.module(t.Module)
 	for i := range t.Relations {
 		r := &t.Relations[i]
 		v.at = Fault{Type: t.Name, Relation: r.Name}
@@ -162,6 +179,16 @@ func (v *validator) declareType(t *Type) {
 			v.fault(r.Name, "the relation is defined twice")
 		}
 		v.relations[key] = r
+		v.module(r.Module)
+	}
+}
+
+func (v *validator) module(name string) {
+	if name == "" {
+		return
+	}
+	if err := tuple.ValidateType("module", name); err != nil {
+		v.fault(name, "%s", err)
 	}
 }
 
@@ -174,8 +201,15 @@ func (v *validator) condition(c *Condition) {
 		v.fault(c.Name, "the condition is defined twice")
 	}
 	v.conditions[c.Name] = c
-	if strings.TrimSpace(c.Expression) == "" {
+	v.module(c.Module)
+	if strings.Trim(c.Expression, " \t\r\n") == "" {
 		v.fault(c.Name, "the expression is empty")
+	}
+	if len(c.Expression) > maxText {
+		v.fault(c.Name, "the expression must be at most %d bytes, is %d", maxText, len(c.Expression))
+	}
+	if len(c.Params) > MaxParams {
+		v.fault(c.Name, "a condition must have at most %d parameters, this has %d", MaxParams, len(c.Params))
 	}
 	for i, p := range c.Params {
 		if err := tuple.ValidateRelation("parameter", p.Name); err != nil {
@@ -184,12 +218,14 @@ func (v *validator) condition(c *Condition) {
 		if i > 0 && c.Params[i-1].Name >= p.Name {
 			v.fault(p.Name, "parameters must be in order of name, none twice")
 		}
-		for t := &p.Type; ; t = t.Elem {
+		depth := 0
+		for t := &p.Type; t != nil; t = t.Elem {
 			container := t.Kind == ParamList || t.Kind == ParamMap
 			if t.Kind < ParamAny || t.Kind > ParamMap || container != (t.Elem != nil) {
 				v.fault(p.Name, "parameter %+q has no valid type", p.Name)
 			}
-			if t.Elem == nil {
+			if depth++; depth > MaxValueDepth {
+				v.fault(p.Name, "the type of parameter %+q is nested deeper than %d", p.Name, MaxValueDepth)
 				break
 			}
 		}
@@ -198,19 +234,26 @@ func (v *validator) condition(c *Condition) {
 
 func (v *validator) relation(t *Type, r *Relation) {
 	direct := v.rule(t, r, &r.Rule, 0)
+	if v.parts > MaxRuleParts {
+		return // what the rules hold was not all seen
+	}
 	if direct && len(r.Direct) == 0 {
 		v.fault(r.Name, "a direct relation must name the types it may be granted to, in brackets")
 	}
 	if !direct && len(r.Direct) > 0 {
 		v.fault(r.Name, "types in brackets without a direct relation")
 	}
-	for i, d := range r.Direct {
+	if len(r.Direct) > MaxKinds {
+		v.fault(r.Name, "a relation must name at most %d types in brackets, this names %d", MaxKinds, len(r.Direct))
+		return
+	}
+	seen := make(map[Direct]bool, len(r.Direct))
+	for _, d := range r.Direct {
 		v.direct(d)
-		for _, other := range r.Direct[:i] {
-			if other == d {
-				v.fault(d.String(), "%s stands twice", d)
-			}
+		if seen[d] {
+			v.fault(d.String(), "%s stands twice", d)
 		}
+		seen[d] = true
 	}
 }
 
@@ -248,6 +291,12 @@ func (v *validator) direct(d Direct) {
 func (v *validator) rule(t *Type, r *Relation, rule *Rule, depth int) (direct bool) {
 	if depth > MaxRuleDepth {
 		v.fault(r.Name, "rules are nested deeper than %d", MaxRuleDepth)
+		return false
+	}
+	if v.parts++; v.parts > MaxRuleParts {
+		if v.parts == MaxRuleParts+1 {
+			v.fault(r.Name, "the rules of a model must have at most %d operators and operands; here they have more", MaxRuleParts)
+		}
 		return false
 	}
 	switch rule.Op {
@@ -301,71 +350,14 @@ func (v *validator) from(t *Type, rule *Rule) {
 	}
 }
 
-// grounded finds relations that nobody could ever hold: those whose rules lead back to
-// themselves before they lead to a direct grant. It is a least fixed point: a relation
-// has an entry if its rule has one, given those found so far.
-func (v *validator) grounded() {
-	entry := make(map[relationKey]bool)
-	var has func(t *Type, r *Relation, rule *Rule) bool
-	has = func(t *Type, r *Relation, rule *Rule) bool {
-		switch rule.Op {
-		case This:
-			for _, d := range r.Direct {
-				if d.Relation == "" || entry[relationKey{d.Type, d.Relation}] {
-					return true
-				}
-			}
-			return false
-		case Computed:
-			return entry[relationKey{t.Name, rule.Relation}]
-		case From:
-			for _, d := range v.relations[relationKey{t.Name, rule.Tupleset}].Direct {
-				if entry[relationKey{d.Type, rule.Relation}] {
-					return true
-				}
-			}
-			return false
-		case Union:
-			for i := range rule.Children {
-				if has(t, r, &rule.Children[i]) {
-					return true
-				}
-			}
-			return false
-		case Intersect:
-			for i := range rule.Children {
-				if !has(t, r, &rule.Children[i]) {
-					return false
-				}
-			}
-			return true
-		default: // Exclude: what is subtracted may be empty
-			return has(t, r, &rule.Children[0])
-		}
-	}
-	for changed := true; changed; {
-		changed = false
-		for i := range v.Types {
-			t := &v.Types[i]
-			for j := range t.Relations {
-				r := &t.Relations[j]
-				key := relationKey{t.Name, r.Name}
-				if !entry[key] && has(t, r, &r.Rule) {
-					entry[key], changed = true, true
-				}
-			}
-		}
-	}
+// each calls yield for every relation in source order, with faults found there from now on.
+func (v *validator) each(yield func(p *plan)) {
 	for i := range v.Types {
 		t := &v.Types[i]
 		for j := range t.Relations {
-			r := &t.Relations[j]
-			v.at = Fault{Type: t.Name, Relation: r.Name}
-			if !entry[relationKey{t.Name, r.Name}] {
-				v.fault(r.Name, "nobody could ever hold it: its rules lead back to itself before they lead to a direct grant")
-			}
+			v.at = Fault{Type: t.Name, Relation: t.Relations[j].Name}
+			yield(v.plans[relationKey{t.Name, t.Relations[j].Name}])
 		}
-		v.computedCycles(t)
 	}
 }
 
@@ -398,6 +390,63 @@ func (v *validator) computedCycles(t *Type) {
 			state[r.Name] = walked
 		}
 	}
+}
+
+// needs calls yield for each relation that n asks.
+func (n *node) needs(yield func(*plan)) {
+	switch n.kind {
+	case nodeLeaf, nodeComputed:
+		yield(n.plan)
+	}
+	for _, t := range n.targets {
+		yield(t.plan)
+	}
+	for i := range n.children {
+		n.children[i].needs(yield)
+	}
+}
+
+// entries finds the relations that nobody could ever hold: those whose rules lead back
+// to themselves before they lead to a grant to a plain subject. It is a least fixed
+// point: a relation has an entry if its rule has one, given those found so far.
+func (v *validator) entries() {
+	entry := make(map[*plan]bool, len(v.plans))
+	users := make(map[*plan][]*plan, len(v.plans)) // the relations that ask one
+	var todo []*plan
+	v.each(func(p *plan) {
+		todo = append(todo, p)
+		p.rule.needs(func(q *plan) { users[q] = append(users[q], p) })
+	})
+	for len(todo) > 0 {
+		p := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		if !entry[p] && p.rule.entry(p.relation, entry) {
+			entry[p] = true
+			todo = append(todo, users[p]...)
+		}
+	}
+	v.each(func(p *plan) {
+		if !entry[p] {
+			v.fault(p.name, "nobody could ever hold it: its rules lead back to itself before they lead to a direct grant")
+		}
+	})
+}
+
+// entry reports whether somebody could hold the relation by n.
+func (n *node) entry(r *Relation, known map[*plan]bool) bool {
+	switch n.kind {
+	case nodeGrants:
+		return slices.ContainsFunc(r.Direct, func(d Direct) bool { return d.Relation == "" })
+	case nodeLeaf, nodeComputed:
+		return known[n.plan]
+	case nodeUsersets, nodeFrom:
+		return slices.ContainsFunc(n.targets, func(t target) bool { return known[t.plan] })
+	case nodeUnion:
+		return slices.ContainsFunc(n.children, func(n node) bool { return n.entry(r, known) })
+	case nodeIntersect:
+		return !slices.ContainsFunc(n.children, func(n node) bool { return !n.entry(r, known) })
+	}
+	return n.children[0].entry(r, known) // what is subtracted may be empty
 }
 
 // A Refusal is why a tuple may not be granted under a model.

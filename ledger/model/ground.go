@@ -1,0 +1,280 @@
+package model
+
+import (
+	"slices"
+
+	"github.com/grantlog/grantlog/ledger/tuple"
+)
+
+// A grounding is a question with all its parts laid open: every part that it may lead
+// to, with the rows read and the conditions run. It answers the few questions that
+// meet themselves through a subtraction and that a [search], which sees one path at a
+// time, could not decide.
+//
+// It computes the well-founded model by an alternating fixed point: what is possible,
+// given what is certain, and what is certain, given what is possible, until neither
+// changes. An error is possible and not certain.
+type grounding struct {
+	*search
+	atoms []groundAtom
+	find  map[partKey]int32
+	ranks []int32 // of an atom that least found to hold: when
+}
+
+// A groundAtom is a part of a question.
+type groundAtom struct {
+	partKey
+	depth int
+	rule  groundRule
+}
+
+// A groundRule is a [node] on an object. Any of its edges, or else its children as its
+// kind says.
+type groundRule struct {
+	kind     nodeKind
+	edges    []groundEdge
+	children []groundRule
+}
+
+// A groundEdge allows if an atom does, or if it is a fact. With err it is at best an error.
+type groundEdge struct {
+	atom int32 // -1 for a fact
+	err  error
+	step *Step // if the path is wanted
+}
+
+// ground answers whether the subject holds p on o.
+func (s *search) ground(p *plan, o tuple.Object) (bool, error) {
+	s.items, s.hops = s.items[:0], s.hops[:0]
+	g := &grounding{search: s, find: make(map[partKey]int32)}
+	g.atom(p, o, 0)
+	for i := 0; i < len(g.atoms) && s.fatal == nil; i++ {
+		a := g.atoms[i]
+		if s.subject.Relation == a.plan.name && s.subject.Object() == a.object {
+			g.edge(&g.atoms[i].rule, -1, nil, Step{Object: a.object, Relation: a.plan.name, Op: This})
+			continue
+		}
+		g.atoms[i].rule = g.rule(&a, &a.plan.rule)
+	}
+	certain, possible := g.settle()
+	switch {
+	case s.fatal != nil:
+		return false, s.fatal
+	case certain[0]:
+		if s.trace {
+			g.tell(0, possible, certain, make([]bool, len(g.atoms)))
+		}
+		return true, nil
+	case !possible[0]:
+		return false, nil
+	}
+	if err := g.cause(certain, possible); err != nil {
+		return false, err
+	}
+	return false, &CycleError{Object: o, Relation: p.name}
+}
+
+// atom returns the index of a part.
+func (g *grounding) atom(p *plan, o tuple.Object, depth int) int32 {
+	key := partKey{p, o}
+	i, ok := g.find[key]
+	if !ok {
+		i = int32(len(g.atoms))
+		g.find[key] = i
+		g.atoms = append(g.atoms, groundAtom{partKey: key, depth: depth})
+	}
+	return i
+}
+
+// edge adds an edge to a rule.
+func (g *grounding) edge(r *groundRule, atom int32, err error, step Step) {
+	e := groundEdge{atom: atom, err: err}
+	if g.trace {
+		e.step = &step
+	}
+	r.edges = append(r.edges, e)
+}
+
+// rule lays a node open.
+func (g *grounding) rule(a *groundAtom, n *node) groundRule {
+	r := groundRule{kind: n.kind}
+	step := Step{Object: a.object, Relation: a.plan.name, Rule: n.text}
+	switch n.kind {
+	case nodeGrants:
+		allowed, err := g.grants(a.plan, a.object)
+		if allowed && g.trace {
+			step = g.items[0].step
+			g.items = g.items[:0]
+		}
+		if allowed || err != nil {
+			g.edge(&r, -1, err, step)
+		}
+	case nodeLeaf, nodeComputed:
+		step.Op = Computed
+		g.edge(&r, g.atom(n.plan, a.object, a.depth), nil, step)
+	case nodeUsersets, nodeFrom:
+		step.Op = From
+		set := a.plan
+		if n.kind == nodeFrom {
+			set = n.plan
+		}
+		for i := range n.targets {
+			t := &n.targets[i]
+			if !g.hopsOf(a.object, set, t) {
+				break
+			}
+			for _, h := range g.hops {
+				if a.depth == g.budget.Depth {
+					g.edge(&r, -1, g.tooDeep(), step)
+					continue
+				}
+				step.Tuple = tuple.Tuple{Object: a.object, Relation: set.name, Subject: h.subject}
+				g.edge(&r, g.atom(t.plan, h.subject.Object(), a.depth+1), h.err, step)
+			}
+			g.hops = g.hops[:0]
+		}
+	default:
+		for i := range n.children {
+			r.children = append(r.children, g.rule(a, &n.children[i]))
+		}
+	}
+	return r
+}
+
+// settle computes which atoms hold for certain, and which possibly.
+func (g *grounding) settle() (certain, possible []bool) {
+	certain, possible = make([]bool, len(g.atoms)), slices.Repeat([]bool{true}, len(g.atoms))
+	for g.fatal == nil {
+		p := g.least(true, certain, possible)
+		c := g.least(false, p, certain)
+		if slices.Equal(p, possible) && slices.Equal(c, certain) {
+			break
+		}
+		certain, possible = c, p
+	}
+	return certain, possible
+}
+
+// least computes the atoms that are possible or else certain: the fewest that fit the
+// rules. What is subtracted is held against other, and what is subtracted from that
+// against before, which are of the round before.
+func (g *grounding) least(possible bool, other, before []bool) []bool {
+	held := make([]bool, len(g.atoms))
+	g.ranks = slices.Grow(g.ranks[:0], len(held))[:len(held)]
+	rank := int32(0)
+	for changed := true; changed; {
+		changed = false
+		for i := len(held) - 1; i >= 0; i-- { // what is asked last is needed first
+			if held[i] {
+				continue
+			}
+			if !g.spend(1) {
+				return held
+			}
+			if g.holds(&g.atoms[i].rule, possible, held, other, before) {
+				held[i], changed = true, true
+				g.ranks[i], rank = rank, rank+1
+			}
+		}
+	}
+	return held
+}
+
+func (g *grounding) holds(r *groundRule, possible bool, held, other, before []bool) bool {
+	holds := func(r groundRule) bool { return g.holds(&r, possible, held, other, before) }
+	switch r.kind {
+	case nodeUnion:
+		return slices.ContainsFunc(r.children, holds)
+	case nodeIntersect:
+		return !slices.ContainsFunc(r.children, func(r groundRule) bool { return !holds(r) })
+	case nodeExclude:
+		return holds(r.children[0]) && !g.holds(&r.children[1], !possible, other, before, other)
+	}
+	for _, e := range r.edges {
+		if (e.err == nil || possible) && (e.atom < 0 || held[e.atom]) {
+			return true
+		}
+	}
+	return false
+}
+
+// cause returns an error that makes the first atom an error, or nil if only a cycle
+// does: it follows what is undecided until it meets one.
+func (g *grounding) cause(certain, possible []bool) error {
+	undecided := func(atom int32) bool { return possible[atom] && !certain[atom] }
+	seen := make([]bool, len(g.atoms))
+	seen[0] = true
+	todo := []int32{0}
+	var visit func(r *groundRule) error
+	visit = func(r *groundRule) error {
+		if g.holds(r, false, certain, possible, certain) || !g.holds(r, true, possible, certain, possible) {
+			return nil
+		}
+		for i := range r.children {
+			if err := visit(&r.children[i]); err != nil {
+				return err
+			}
+		}
+		for _, e := range r.edges {
+			if e.err != nil && (e.atom < 0 || possible[e.atom]) {
+				return e.err
+			}
+			if e.atom >= 0 && undecided(e.atom) && !seen[e.atom] {
+				seen[e.atom] = true
+				todo = append(todo, e.atom)
+			}
+		}
+		return nil
+	}
+	for len(todo) > 0 {
+		atom := todo[0]
+		todo = todo[1:]
+		if err := visit(&g.atoms[atom].rule); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// tell adds the steps by which an atom is certain to the items. An atom stands on
+// atoms of lower rank alone, and is told once.
+func (g *grounding) tell(atom int32, possible, certain, told []bool) {
+	told[atom] = true
+	var chosen []groundEdge
+	var why func(r *groundRule) bool
+	why = func(r *groundRule) bool {
+		mark := len(chosen)
+		step := Step{Object: g.atoms[atom].object, Relation: g.atoms[atom].plan.name, Op: Intersect}
+		switch r.kind {
+		case nodeUnion:
+			return slices.ContainsFunc(r.children, func(r groundRule) bool { return why(&r) })
+		case nodeIntersect:
+			chosen = append(chosen, groundEdge{atom: -1, step: &step})
+			if !slices.ContainsFunc(r.children, func(r groundRule) bool { return !why(&r) }) {
+				return true
+			}
+		case nodeExclude:
+			step.Op = Exclude
+			chosen = append(chosen, groundEdge{atom: -1, step: &step})
+			if why(&r.children[0]) && !g.holds(&r.children[1], true, possible, certain, possible) {
+				return true
+			}
+		default:
+			for _, e := range r.edges {
+				if e.err == nil && (e.atom < 0 || certain[e.atom] && g.ranks[e.atom] < g.ranks[atom]) {
+					chosen = append(chosen, e)
+					return true
+				}
+			}
+		}
+		chosen = chosen[:mark]
+		return false
+	}
+	why(&g.atoms[atom].rule)
+	for _, e := range chosen {
+		g.step(*e.step)
+		if e.atom >= 0 && !told[e.atom] {
+			g.tell(e.atom, possible, certain, told)
+		}
+	}
+}
