@@ -31,10 +31,11 @@ import (
 	"github.com/grantlog/grantlog/ledger/model"
 )
 
-// Limits bound what [Parse] reads. A zero field is its default. How many types,
-// conditions and nested rules a model may have is fixed by package model.
+// Limits bound what [Parse] reads. A zero field is its default. Package model has
+// limits of its own, for ever; these may be anything up to them.
 type Limits struct {
 	Source int // bytes of the source; by default [ledger.MaxModelSource]
+	Types  int // types of the model; by default 500
 	Errors int // mistakes that are reported; by default 100
 }
 
@@ -79,11 +80,12 @@ func (es *Errors) Error() string {
 // conditions compile. Any error is an [*Errors].
 func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, error) {
 	d := newDraft()
+	d.most = cmp.Or(limits.Errors, d.most)
 	switch most := cmp.Or(limits.Source, ledger.MaxModelSource); {
 	case len(source) > most:
-		d.fail(place{}, "", "the source must be at most %d bytes, is %d", most, len(source))
+		d.giveUp(place{}, "", "the source must be at most %d bytes, is %d", most, len(source))
 	case !utf8.Valid(source):
-		d.fail(invalidUTF8("", string(source)), "", "the source must be valid UTF-8")
+		d.giveUp(invalidUTF8(string(source)), "", "the source must be valid UTF-8")
 	case kind == ledger.SourceDSL:
 		d.readDSL(string(source))
 	case kind == ledger.SourceModules:
@@ -91,13 +93,16 @@ func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, 
 	case kind == ledger.SourceJSON:
 		d.readJSON(string(source))
 	default:
-		d.fail(place{}, "", "unknown kind of source %d", kind)
+		d.giveUp(place{}, "", "unknown kind of source %d", kind)
+	}
+	if n, most := len(d.model.Types), cmp.Or(limits.Types, 500); n > most {
+		d.giveUp(d.schema, "", "a model must define at most %d types, this defines %d", most, n)
 	}
 	if !d.broken {
 		d.validate()
 	}
 	if len(d.errs) > 0 {
-		return nil, d.errors(cmp.Or(limits.Errors, 100))
+		return nil, d.errors()
 	}
 	return &d.model, nil
 }
@@ -122,15 +127,8 @@ type place struct {
 	line, col int
 }
 
-// placeOf returns the place of a byte of text.
-func placeOf(file, text string, at int) place {
-	before := text[:at]
-	start := strings.LastIndexByte(before, '\n') + 1
-	return place{file, strings.Count(before, "\n") + 1, utf8.RuneCountInString(before[start:]) + 1}
-}
-
 // invalidUTF8 returns the place of the first byte of text that is not UTF-8.
-func invalidUTF8(file, text string) place {
+func invalidUTF8(text string) place {
 	at := 0
 	for at < len(text) {
 		r, size := utf8.DecodeRuneInString(text[at:])
@@ -139,7 +137,8 @@ func invalidUTF8(file, text string) place {
 		}
 		at += size
 	}
-	return placeOf(file, text, at)
+	start := strings.LastIndexByte(text[:at], '\n') + 1
+	return place{"", strings.Count(text[:at], "\n") + 1, utf8.RuneCountInString(text[start:at]) + 1}
 }
 
 // A mention is a name where a relation's definition holds it.
@@ -167,12 +166,15 @@ type relationKey struct{ owner, name string }
 type draft struct {
 	model  model.Model
 	errs   []Error
-	broken bool     // the source could not be read to its end: nothing else is worth saying
+	most   int      // mistakes that are reported
+	more   int      // mistakes beyond, whose place has not been looked up
+	broken bool     // parts could not be read, so that the rules of models would find what is not so
 	files  []string // of modules, in order, for the order of errors
 
 	schema      place
 	types       map[string]place
 	relations   map[relationKey][]mention // the first is the relation's own name
+	tuplesets   map[relationKey]bool      // whether it may follow "from"
 	conditions  map[string]place
 	params      map[relationKey]place
 	expressions map[string]place // where the CEL begins
@@ -181,8 +183,10 @@ type draft struct {
 
 func newDraft() *draft {
 	return &draft{
+		most:        100,
 		types:       make(map[string]place),
 		relations:   make(map[relationKey][]mention),
+		tuplesets:   make(map[relationKey]bool),
 		conditions:  make(map[string]place),
 		params:      make(map[relationKey]place),
 		expressions: make(map[string]place),
@@ -191,6 +195,12 @@ func newDraft() *draft {
 
 func (d *draft) fail(at place, thing, format string, args ...any) {
 	d.errs = append(d.errs, Error{at.file, at.line, at.col, thing, fmt.Sprintf(format, args...)})
+}
+
+// giveUp is fail for a mistake that leaves the draft with a part missing.
+func (d *draft) giveUp(at place, thing, format string, args ...any) {
+	d.broken = true
+	d.fail(at, thing, format, args...)
 }
 
 // addType adds a type, unless there is one of its name.
@@ -213,12 +223,13 @@ func (d *draft) addRelation(t *model.Type, r model.Relation, mentions []mention)
 		return
 	}
 	d.relations[key] = mentions
+	d.tuplesets[key] = r.Rule.Op == model.This && !slices.ContainsFunc(r.Direct, func(k model.Direct) bool { return k.Wildcard || k.Relation != "" })
 	t.Relations = append(t.Relations, r)
 }
 
 // addDirect adds a kind of subject to a relation, unless it has it already.
 func (d *draft) addDirect(r *model.Relation, k model.Direct, at place) {
-	if slices.Contains(r.Direct, k) {
+	if len(r.Direct) <= model.MaxKinds && slices.Contains(r.Direct, k) {
 		d.fail(at, k.String(), "%s stands twice in the types of relation %+q", k, r.Name)
 		return
 	}
@@ -264,6 +275,10 @@ func (d *draft) validate() {
 		var faults model.Faults
 		if !errors.As(err, &faults) {
 			d.fail(place{}, "", "%s", err)
+		}
+		if len(faults) > d.most {
+			d.more = len(faults) - d.most
+			faults = faults[:d.most]
 		}
 		seen := make(map[model.Fault]int)
 		for _, f := range faults {
@@ -332,31 +347,26 @@ func (d *draft) wrong(owner string, m mention) bool {
 		_, known = d.types[m.text]
 	case conditionRole:
 		_, known = d.conditions[m.text]
-	case computedRole, tuplesetRole:
+	case computedRole:
 		_, known = d.relations[relationKey{owner, m.text}]
+	case tuplesetRole:
+		known = d.tuplesets[relationKey{owner, m.text}]
 	}
-	if !known || m.role != tuplesetRole {
-		return !known
-	}
-	for _, t := range d.model.Types {
-		for _, r := range t.Relations {
-			if t.Name == owner && r.Name == m.text {
-				return r.Rule.Op != model.This || slices.ContainsFunc(r.Direct, func(k model.Direct) bool { return k.Wildcard || k.Relation != "" })
-			}
-		}
-	}
-	return true
+	return !known
 }
 
-// errors returns the mistakes found, in the order of their places, most at the most.
-func (d *draft) errors(most int) error {
+// errors returns the mistakes found, in the order of their places.
+func (d *draft) errors() error {
 	slices.SortStableFunc(d.errs, func(a, b Error) int {
 		return cmp.Or(cmp.Compare(slices.Index(d.files, a.File), slices.Index(d.files, b.File)), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
 	})
 	errs := slices.Compact(d.errs)
-	if len(errs) > most {
-		more := len(errs) - most
-		errs = append(errs[:most:most], Error{Message: fmt.Sprintf("and %d more", more)})
+	if n := len(errs); n > d.most {
+		d.more += n - d.most
+		errs = errs[:d.most]
+	}
+	if d.more > 0 {
+		errs = append(errs[:len(errs):len(errs)], Error{Message: fmt.Sprintf("and %d more", d.more)})
 	}
 	return (*Errors)(&errs)
 }

@@ -25,11 +25,9 @@ func (d *draft) readJSON(text string) {
 			p.fail(p.next(p.dec.InputOffset()), "", "something follows the model")
 		}
 	}
-	if len(d.errs) > 0 {
-		d.broken = true
-		return
+	if !d.broken {
+		p.model(root)
 	}
-	p.model(root)
 }
 
 // A node is a JSON value and where it begins in the text.
@@ -60,12 +58,26 @@ type jsonReader struct {
 	draft *draft
 	text  string
 	dec   *json.Decoder
+
+	lastAt int // where the place asked for last begins, from which the next is counted
+	last   place
 }
 
-func (p *jsonReader) place(at int) place { return placeOf("", p.text, at) }
+func (p *jsonReader) place(at int) place {
+	if at < p.lastAt || p.last.line == 0 {
+		p.lastAt, p.last = 0, place{line: 1, col: 1}
+	}
+	for _, r := range p.text[p.lastAt:at] {
+		if p.last.col++; r == '\n' {
+			p.last.line, p.last.col = p.last.line+1, 1
+		}
+	}
+	p.lastAt = at
+	return p.last
+}
 
 func (p *jsonReader) fail(at int, thing, format string, args ...any) {
-	p.draft.fail(p.place(at), thing, format, args...)
+	p.draft.giveUp(p.place(at), thing, format, args...)
 }
 
 // next returns where the next token begins, after the byte at.
@@ -240,7 +252,6 @@ func (p *jsonReader) model(root *node) {
 		p.draft.model.Schema, p.draft.schema = p.string(version, "schema_version"), p.place(version.at)
 	} else {
 		p.draft.schema = p.place(root.at)
-		p.draft.broken = true
 	}
 	for _, t := range p.list(m["type_definitions"], "type_definitions") {
 		p.typeDefinition(t)

@@ -18,8 +18,7 @@ func (d *draft) readDSL(text string) {
 	}
 	header := main.ModelHeader()
 	if header == nil {
-		d.broken = true
-		d.fail(startOf("", main.ModuleHeader()), "module", "a model in one file begins with \"model\" and \"schema 1.1\"; a module is written together with its fga.mod")
+		d.giveUp(startOf("", main.ModuleHeader()), "module", "a model in one file begins with \"model\" and \"schema 1.1\"; a module is written together with its fga.mod")
 		return
 	}
 	version := header.GetSchemaVersion()
@@ -27,51 +26,127 @@ func (d *draft) readDSL(text string) {
 	d.definitions("", "", main)
 }
 
-// parse reads one file by the grammar. If it breaks it, the result is nil, the draft
-// is broken, and the mistakes are in it.
-func (d *draft) parse(file, text string) grammar.IMainContext {
-	before := len(d.errs)
-	listener := &syntaxListener{draft: d, file: file}
-	lexer := grammar.NewOpenFGALexer(antlr.NewInputStream(blankComments(text)))
-	lexer.RemoveErrorListeners()
-	lexer.AddErrorListener(listener)
-	tokens := antlr.NewCommonTokenStream(lexer, antlr.TokenDefaultChannel)
-	tokens.Fill()
-	if at, ok := deepest(tokens.GetAllTokens()); !ok {
-		d.broken = true
-		d.fail(tokenPlace(file, at), "(", "parentheses are nested deeper than %d", model.MaxRuleDepth)
-		return nil
-	}
-	parser := grammar.NewOpenFGAParser(tokens)
-	parser.RemoveErrorListeners()
-	parser.AddErrorListener(listener)
-	main := parser.Main()
-	if len(d.errs) > before {
-		d.broken = true
-		return nil
-	}
-	return main
+// A tree is what the grammar makes of one file.
+type tree struct {
+	grammar.IMainContext
+	bodies map[place]body // of conditions, by the place of their '{'
 }
 
-// deepest reports whether parentheses are nested within the limit in every line that
-// defines a relation, or where they are not. The parser's stack depends on it.
-func deepest(tokens []antlr.Token) (antlr.Token, bool) {
-	defining, depth := false, 0
-	for _, t := range tokens {
+// A body is the text between a condition's braces, and where it begins.
+type body struct {
+	text string
+	at   place
+}
+
+// parse reads one file by the grammar. If the file breaks it, the draft has the
+// mistakes, and the result is nil.
+func (d *draft) parse(file, text string) *tree {
+	before := len(d.errs)
+	runes := []rune(blankComments(text))
+	t := &tree{bodies: d.prepare(file, runes)}
+	if len(d.errs) > before {
+		return nil
+	}
+	for len(runes) > 0 && runes[len(runes)-1] == ' ' { // blanked, and nothing may follow a relation
+		runes = runes[:len(runes)-1]
+	}
+	listener := &syntaxListener{draft: d, file: file}
+	lexer := newLexer(runes)
+	lexer.AddErrorListener(listener)
+	parser := grammar.NewOpenFGAParser(antlr.NewCommonTokenStream(lexer, antlr.TokenDefaultChannel))
+	parser.RemoveErrorListeners()
+	parser.AddErrorListener(listener)
+	t.IMainContext = parser.Main()
+	if len(d.errs) > before {
+		return nil
+	}
+	return t
+}
+
+func newLexer(runes []rune) *grammar.OpenFGALexer {
+	lexer := grammar.NewOpenFGALexer(antlr.NewInputStream(string(runes)))
+	lexer.RemoveErrorListeners()
+	return lexer
+}
+
+// prepare blanks what would cost the generated parser time beyond all measure, and
+// means nothing to it: the bodies of conditions, which it takes apart token by token
+// although CEL reads them anyway (quadratic), and parentheses directly within
+// parentheses (cubic). Lines and columns stay. It returns the bodies.
+func (d *draft) prepare(file string, runes []rune) map[place]body {
+	stream := antlr.NewCommonTokenStream(newLexer(runes), antlr.TokenDefaultChannel)
+	stream.Fill()
+	bodies := make(map[place]body)
+	var (
+		brace     antlr.Token   // the '{' of the condition under way
+		condition bool          // a condition is under way
+		defining  bool          // the definition of a relation is under way
+		open      []antlr.Token // its parentheses
+		last      antlr.Token   // the token before, other than space
+		within    = make(map[int][2]antlr.Token)
+	)
+	for _, t := range stream.GetAllTokens() {
 		switch t.GetTokenType() {
+		case grammar.OpenFGALexerWHITESPACE:
+			continue
+		case grammar.OpenFGALexerCONDITION:
+			condition, brace = true, nil
+		case grammar.OpenFGALexerLBRACE:
+			if condition && brace == nil {
+				brace = t
+			}
+		case grammar.OpenFGALexerRBRACE:
+			if brace != nil {
+				bodies[tokenPlace(file, brace)] = bodyOf(file, brace, runes[brace.GetStop()+1:t.GetStart()])
+			}
+			condition, brace = false, nil
 		case grammar.OpenFGALexerDEFINE:
-			defining, depth = true, 0
+			defining, open = true, nil
 		case grammar.OpenFGALexerNEWLINE:
 			defining = false
 		case grammar.OpenFGALexerLPAREN:
-			if depth++; defining && depth > model.MaxRuleDepth {
-				return t, false
+			if defining && !condition {
+				if open = append(open, t); len(open) > model.MaxRuleDepth {
+					d.giveUp(tokenPlace(file, t), "(", "parentheses are nested deeper than %d", model.MaxRuleDepth)
+					return nil
+				}
 			}
 		case grammar.OpenFGALexerRPAREN:
-			depth--
+			if !defining || condition || len(open) == 0 {
+				break
+			}
+			from := open[len(open)-1]
+			open = open[:len(open)-1]
+			// within holds, by its ')', each pair; this one is idle if it begins and ends
+			// with another.
+			if inner, ok := within[last.GetTokenIndex()]; ok && strings.TrimSpace(string(runes[from.GetStop()+1:inner[0].GetStart()])) == "" {
+				runes[from.GetStart()], runes[t.GetStart()] = ' ', ' '
+				from = inner[0]
+			}
+			within[t.GetTokenIndex()] = [2]antlr.Token{from, t}
+		}
+		last = t
+	}
+	return bodies
+}
+
+// bodyOf blanks a body, and returns what it was without the space around it.
+func bodyOf(file string, brace antlr.Token, runes []rune) body {
+	text := string(runes)
+	at := tokenPlace(file, brace)
+	at.col++
+	inner := strings.TrimLeft(text, " \t\r\n\f")
+	for _, r := range text[:len(text)-len(inner)] {
+		if at.col++; r == '\n' {
+			at.line, at.col = at.line+1, 1
 		}
 	}
-	return nil, true
+	for i, r := range runes {
+		if r != '\n' && r != '\r' {
+			runes[i] = ' '
+		}
+	}
+	return body{strings.TrimRight(inner, " \t\r\n\f"), at}
 }
 
 // blankComments removes what the language counts as comments and its grammar does not
@@ -130,7 +205,7 @@ func (l *syntaxListener) SyntaxError(recognizer antlr.Recognizer, symbol any, li
 			message = hint
 		}
 	}
-	l.draft.fail(place{l.file, line, column + 1}, thing, "%s", message)
+	l.draft.giveUp(place{l.file, line, column + 1}, thing, "%s", message)
 }
 
 // mixed explains the commonest mistake, for which the parser's words are of little
@@ -161,7 +236,7 @@ func startOf(file string, node antlr.ParserRuleContext) place {
 
 // definitions reads the types and conditions of one file. In a module, types may be
 // extended; extensions are left for the end, since the type may stand in a later file.
-func (d *draft) definitions(file, module string, main grammar.IMainContext) (extensions []extension) {
+func (d *draft) definitions(file, module string, main *tree) (extensions []extension) {
 	extended := make(map[string]bool)
 	for _, t := range main.TypeDefs().AllTypeDef() {
 		name := t.GetTypeName()
@@ -183,7 +258,7 @@ func (d *draft) definitions(file, module string, main grammar.IMainContext) (ext
 		}
 	}
 	for _, c := range main.Conditions().AllCondition() {
-		d.condition(file, module, c)
+		d.condition(file, module, c, main.bodies[tokenPlace(file, c.LBRACE().GetSymbol())])
 	}
 	return extensions
 }
@@ -309,9 +384,9 @@ var paramKinds = map[string]model.ParamKind{
 	"timestamp": model.ParamTimestamp, "ipaddress": model.ParamIPAddress, "list": model.ParamList, "map": model.ParamMap,
 }
 
-func (d *draft) condition(file, module string, def grammar.IConditionContext) {
-	name, expression := def.ConditionName(), def.ConditionExpression()
-	c := model.Condition{Name: name.GetText(), Module: module, Expression: strings.TrimRight(expression.GetText(), " \t\r\n\f")}
+func (d *draft) condition(file, module string, def grammar.IConditionContext, body body) {
+	name := def.ConditionName()
+	c := model.Condition{Name: name.GetText(), Module: module, Expression: body.text}
 	for _, p := range def.AllConditionParameter() {
 		typ := p.ParameterType()
 		param := model.Param{Name: p.ParameterName().GetText()}
@@ -323,5 +398,5 @@ func (d *draft) condition(file, module string, def grammar.IConditionContext) {
 		}
 		d.addParam(&c, param, startOf(file, p.ParameterName()))
 	}
-	d.addCondition(c, startOf(file, name), startOf(file, expression))
+	d.addCondition(c, startOf(file, name), body.at)
 }

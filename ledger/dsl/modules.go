@@ -38,7 +38,7 @@ func JoinModules(files map[string][]byte) ([]byte, error) {
 	mod, ok := files[ModFile]
 	if !ok {
 		d.fail(place{file: ModFile}, "", "the file is missing")
-		return nil, d.errors(1)
+		return nil, d.errors()
 	}
 	d.files = []string{ModFile}
 	listed := d.readModFile(string(mod))
@@ -58,7 +58,7 @@ func JoinModules(files map[string][]byte) ([]byte, error) {
 		}
 	}
 	if len(d.errs) > 0 {
-		return nil, d.errors(100)
+		return nil, d.errors()
 	}
 	return joined, nil
 }
@@ -70,7 +70,7 @@ func ModuleNames(modFile []byte) ([]string, error) {
 	d.files = []string{ModFile}
 	listed := d.readModFile(string(modFile))
 	if len(d.errs) > 0 {
-		return nil, d.errors(100)
+		return nil, d.errors()
 	}
 	names := make([]string, len(listed))
 	for i, l := range listed {
@@ -87,12 +87,12 @@ func (d *draft) compareListed(listed []mention, names []string) {
 	}
 	for _, l := range listed {
 		if !slices.Contains(names, l.text) {
-			d.fail(l.at, l.text, "the file %+q is listed and missing", l.text)
+			d.giveUp(l.at, l.text, "the file %+q is listed and missing", l.text)
 		}
 	}
 	for _, name := range names {
 		if name != ModFile && !slices.ContainsFunc(listed, func(l mention) bool { return l.text == name }) {
-			d.fail(place{file: name}, name, "the file is not listed in %s", ModFile)
+			d.giveUp(place{file: name}, name, "the file is not listed in %s", ModFile)
 		}
 	}
 }
@@ -102,22 +102,19 @@ func (d *draft) readModules(source []byte) {
 	d.verbatim = true
 	archive := txtar.Parse(source)
 	if len(bytes.TrimSpace(archive.Comment)) > 0 || len(archive.Files) == 0 {
-		d.broken = true
-		d.fail(place{}, "", "the source of modules begins with the line \"-- %s --\"", ModFile)
+		d.giveUp(place{}, "", "the source of modules begins with the line \"-- %s --\"", ModFile)
 		return
 	}
 	texts := make(map[string]string)
 	for _, f := range archive.Files {
 		if _, twice := texts[f.Name]; twice {
-			d.broken = true
-			d.fail(place{file: f.Name}, f.Name, "the file stands twice")
+			d.giveUp(place{file: f.Name}, f.Name, "the file stands twice")
 		}
 		texts[f.Name] = string(f.Data)
 	}
 	mod, ok := texts[ModFile]
 	if !ok {
-		d.broken = true
-		d.fail(place{file: ModFile}, "", "the file is missing")
+		d.giveUp(place{file: ModFile}, "", "the file is missing")
 		return
 	}
 	d.files = []string{ModFile}
@@ -146,8 +143,7 @@ func (d *draft) readModule(file, text string) []extension {
 	}
 	header := main.ModuleHeader()
 	if header == nil {
-		d.broken = true
-		d.fail(startOf(file, main.ModelHeader()), "model", "the file is not a module: it must begin with \"module\" and a name")
+		d.giveUp(startOf(file, main.ModelHeader()), "model", "the file is not a module: it must begin with \"module\" and a name")
 		return nil
 	}
 	return d.definitions(file, header.GetModuleName().GetText(), main)
@@ -156,15 +152,13 @@ func (d *draft) readModule(file, text string) []extension {
 // readModFile reads fga.mod: YAML with the schema version, 1.2, and the list of the
 // module files. It returns their names and where each is listed.
 func (d *draft) readModFile(text string) (listed []mention) {
-	before := len(d.errs)
-	defer func() { d.broken = d.broken || len(d.errs) > before }()
 	var document yaml.Node
 	if err := yaml.Unmarshal([]byte(text), &document); err != nil {
-		d.fail(place{ModFile, 1, 1}, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		d.giveUp(place{ModFile, 1, 1}, "", "%s", strings.TrimPrefix(err.Error(), "yaml: "))
 		return nil
 	}
 	if len(document.Content) == 0 || document.Content[0].Kind != yaml.MappingNode {
-		d.fail(place{ModFile, 1, 1}, "", "must have the fields schema and contents")
+		d.giveUp(place{ModFile, 1, 1}, "", "must have the fields schema and contents")
 		return nil
 	}
 	at := func(n *yaml.Node) place { return place{ModFile, n.Line, n.Column} }
@@ -172,31 +166,31 @@ func (d *draft) readModFile(text string) (listed []mention) {
 	for pairs := document.Content[0].Content; len(pairs) > 1; pairs = pairs[2:] {
 		switch name := pairs[0].Value; {
 		case name != "schema" && name != "contents":
-			d.fail(at(pairs[0]), name, "unknown field %+q; known are schema and contents", name)
+			d.giveUp(at(pairs[0]), name, "unknown field %+q; known are schema and contents", name)
 		case fields[name] != nil:
-			d.fail(at(pairs[0]), name, "the field %+q stands twice", name)
+			d.giveUp(at(pairs[0]), name, "the field %+q stands twice", name)
 		default:
 			fields[name] = pairs[1]
 		}
 	}
 	switch schema := fields["schema"]; {
 	case schema == nil:
-		d.fail(place{ModFile, 1, 1}, "schema", "the field schema is missing; it must be \"1.2\"")
+		d.giveUp(place{ModFile, 1, 1}, "schema", "the field schema is missing; it must be \"1.2\"")
 	case schema.Tag != "!!str" || schema.Value != "1.2":
-		d.fail(at(schema), schema.Value, "the schema of modules must be the text \"1.2\"")
+		d.giveUp(at(schema), schema.Value, "the schema of modules must be the text \"1.2\"")
 	default:
 		d.model.Schema, d.schema = schema.Value, at(schema)
 	}
 	contents := fields["contents"]
 	switch {
 	case contents == nil:
-		d.fail(place{ModFile, 1, 1}, "contents", "the field contents is missing; it must list the module files")
+		d.giveUp(place{ModFile, 1, 1}, "contents", "the field contents is missing; it must list the module files")
 		return nil
 	case contents.Kind != yaml.SequenceNode:
-		d.fail(at(contents), contents.Value, "contents must be a list of module files")
+		d.giveUp(at(contents), contents.Value, "contents must be a list of module files")
 		return nil
 	case len(contents.Content) == 0:
-		d.fail(at(contents), "contents", "contents must list at least one module file")
+		d.giveUp(at(contents), "contents", "contents must list at least one module file")
 	}
 	for _, item := range contents.Content {
 		name, err := moduleName(item)
@@ -204,7 +198,7 @@ func (d *draft) readModFile(text string) (listed []mention) {
 			err = fmt.Errorf("the file %+q is listed twice", name)
 		}
 		if err != nil {
-			d.fail(at(item), item.Value, "%s", err)
+			d.giveUp(at(item), item.Value, "%s", err)
 			continue
 		}
 		listed = append(listed, mention{text: name, at: at(item)})

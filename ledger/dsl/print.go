@@ -36,7 +36,7 @@ func ToDSL(m *model.Model) (string, error) {
 		fmt.Fprintf(&b, "\ncondition %s(%s) {%s\n  %s\n}\n", c.Name, strings.Join(params, ", "), moduleComment(c.Module), c.Expression)
 	}
 	text := b.String()
-	if _, err := Parse(ledger.SourceDSL, []byte(text), Limits{Source: len(text), Errors: 1}); err != nil {
+	if _, err := Parse(ledger.SourceDSL, []byte(text), Limits{Source: len(text), Types: len(m.Types), Errors: 1}); err != nil {
 		return "", fmt.Errorf("the modeling language cannot write this model; read its JSON form: %w", err)
 	}
 	return text, nil

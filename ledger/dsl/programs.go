@@ -110,7 +110,9 @@ func NewProgramsWithCost(m *model.Model, limit uint64) (*Programs, error) {
 // Conditions returns the conditions as one question at the moment now, in nanoseconds
 // since the Unix epoch, has them. The request is a map, or null for none; what it
 // holds beyond the parameters of a condition does not concern it. A value stored with
-// a grant wins over the request's.
+// a grant wins over the request's. Beyond its parameters, an expression may name now,
+// the moment of the question as a timestamp, which OpenFGA does not know; a parameter
+// of that name hides it.
 //
 // Errors of Holds: [*MissingError], [*ContextError], [*CostError], [*ConditionError].
 func (ps *Programs) Conditions(request model.Value, now int64) model.Conditions {

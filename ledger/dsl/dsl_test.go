@@ -1,0 +1,391 @@
+package dsl
+
+import (
+	"bytes"
+	"cmp"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/model"
+)
+
+func union(rules ...model.Rule) model.Rule { return model.Rule{Op: model.Union, Children: rules} }
+func intersect(rules ...model.Rule) model.Rule {
+	return model.Rule{Op: model.Intersect, Children: rules}
+}
+func exclude(rules ...model.Rule) model.Rule { return model.Rule{Op: model.Exclude, Children: rules} }
+func computed(name string) model.Rule        { return model.Rule{Op: model.Computed, Relation: name} }
+func from(name, set string) model.Rule {
+	return model.Rule{Op: model.From, Relation: name, Tupleset: set}
+}
+
+var this = model.Rule{Op: model.This}
+
+// base is what the relations of TestRules stand under.
+const base = `model
+  schema 1.1
+type user
+type group
+  relations
+    define member: [user, group#member]
+type folder
+  relations
+    define owner: [user]
+    define viewer: [user]
+type doc
+  relations
+    define parent: [folder]
+    define a: [user]
+    define b: [user]
+    define c: [user]
+`
+
+const twoConditions = `condition c1(x: int) {
+  x > 1
+}
+condition c2(y: string) {
+  y == "#"
+}
+`
+
+// TestRules reads one relation of each kind.
+func TestRules(t *testing.T) {
+	for _, tt := range []struct {
+		name, definition string
+		rule             model.Rule
+		direct           []model.Direct
+	}{
+		{"direct", "[user]", this, []model.Direct{{Type: "user"}}},
+		{"several types", "[ user ,group ]", this, []model.Direct{{Type: "user"}, {Type: "group"}}},
+		{"userset", "[group#member]", this, []model.Direct{{Type: "group", Relation: "member"}}},
+		{"wildcard", "[user, user:*]", this, []model.Direct{{Type: "user"}, {Type: "user", Wildcard: true}}},
+		{"conditions", "[user with c1, user:* with c2, group#member with c1, user]", this, []model.Direct{
+			{Type: "user", Condition: "c1"}, {Type: "user", Wildcard: true, Condition: "c2"},
+			{Type: "group", Relation: "member", Condition: "c1"}, {Type: "user"}}},
+		{"computed", "a", computed("a"), nil},
+		{"from", "owner from parent", from("owner", "parent"), nil},
+		{"union", "a or b or owner from parent", union(computed("a"), computed("b"), from("owner", "parent")), nil},
+		{"intersection", "[user] and a", intersect(this, computed("a")), []model.Direct{{Type: "user"}}},
+		{"exclusion", "a but not b", exclude(computed("a"), computed("b")), nil},
+		{"nested", "([user] and (a or b)) but not (c or viewer from parent)", exclude(
+			intersect(this, union(computed("a"), computed("b"))),
+			union(computed("c"), from("viewer", "parent"))), []model.Direct{{Type: "user"}}},
+		{"idle parentheses", "((a)) or ((b and c))", union(computed("a"), intersect(computed("b"), computed("c"))), nil},
+		{"same operator nested", "a or (b or c)", union(computed("a"), union(computed("b"), computed("c"))), nil},
+		{"comment", "a or b # or c", union(computed("a"), computed("b")), nil},
+		{"lines in brackets", "[\n      user,\n      group#member\n    ]", this, []model.Direct{{Type: "user"}, {Type: "group", Relation: "member"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			source := base + "    define r: " + tt.definition + "\n" + twoConditions
+			for _, lines := range []string{"\n", "\r\n"} {
+				m, err := Parse(ledger.SourceDSL, []byte(strings.ReplaceAll(source, "\n", lines)), Limits{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				r, ok := m.Relation("doc", "r")
+				if !ok || !reflect.DeepEqual(r.Rule, tt.rule) || !reflect.DeepEqual(r.Direct, tt.direct) {
+					t.Errorf("%s = %+v, want %+v %+v", tt.definition, r, tt.rule, tt.direct)
+				}
+				if got := m.Types[3].Relations; len(got) != 5 || got[0].Name != "parent" || got[4].Name != "r" {
+					t.Errorf("relations %+v are not in source order", got)
+				}
+				roundTrip(t, m)
+			}
+		})
+	}
+}
+
+func TestConditionParameters(t *testing.T) {
+	source := `model
+  schema 1.1
+type user
+type doc
+  relations
+    define viewer: [user with every]
+condition every(i: int, b: bool, s: string, u: uint, d: double, du: duration, t: timestamp, ip: ipaddress, l: list<int>, m: map<string>) {
+  // a comment of CEL holds " and } without harm
+  b && i > 0 && s != " # " && u > 0u && d > 0.0 && du > duration("1s") && t < now &&
+  ip.in_cidr("10.0.0.0/8") && 1 in l && m["a"] == "b"
+}
+`
+	m, err := Parse(ledger.SourceDSL, []byte(source), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, _ := m.Condition("every")
+	kinds := ""
+	for _, p := range c.Params {
+		kinds += p.Name + ":" + p.Type.String() + " "
+	}
+	if want := "b:bool d:double du:duration i:int ip:ipaddress l:list<int> m:map<string> s:string t:timestamp u:uint "; kinds != want {
+		t.Errorf("parameters %s, want %s", kinds, want)
+	}
+	if !strings.Contains(c.Expression, `s != " # "`) || !strings.HasSuffix(c.Expression, `"b"`) {
+		t.Errorf("expression %q", c.Expression)
+	}
+	roundTrip(t, m)
+}
+
+// TestErrors holds each kind of mistake to its place, thing and message.
+func TestErrors(t *testing.T) {
+	head := "model\n  schema 1.1\ntype user\n"
+	for _, tt := range []struct {
+		name   string
+		kind   ledger.SourceKind
+		source string
+		want   []string // file:line:col: part of the message | thing
+	}{
+		{"nothing", ledger.SourceDSL, "", []string{"1:1: mismatched input|"}},
+		{"not UTF-8", ledger.SourceDSL, "model\n  schema 1.1\ntype ä\xff", []string{"3:7: the source must be valid UTF-8|"}},
+		{"a character of no token", ledger.SourceDSL, head + "type ä\n", []string{"4:6: token recognition error|", "4:7: mismatched input|"}},
+		{"a misspelt word", ledger.SourceDSL, head + "type doc\n  relations\n    defin a: [user]\n", []string{"6:5: no viable alternative|defin"}},
+		{"operators without parentheses", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define b: a or a and a\n", []string{"7:21: unexpected \"and\"|"}},
+		{"an unfinished relation", ledger.SourceDSL, head + "type doc\n  relations\n    define a:\n", []string{"6:14: |"}},
+		{"deep parentheses", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define b: " + strings.Repeat("(", 5000) + "a" + strings.Repeat(")", 5000), []string{"7:47: parentheses are nested deeper than 32|("}},
+		{"schema", ledger.SourceDSL, "model\n  schema 1.0\ntype user\n", []string{"2:10: the schema version must be 1.1 or 1.2|1.0"}},
+		{"a module alone", ledger.SourceDSL, "module a\ntype user\n", []string{"1:1: a model in one file begins with|module"}},
+		{"an extension alone", ledger.SourceDSL, head + "extend type user\n  relations\n    define a: [user]\n", []string{"4:13: a type can be extended in a module only|user"}},
+		{"a type twice", ledger.SourceDSL, head + "type user\n", []string{`4:6: the type "user" is defined twice; the first is at 3:6|user`}},
+		{"a relation twice", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define a: [user]\n", []string{`7:12: the relation "a" of type "doc" is defined twice; the first is at 6:12|a`}},
+		{"a type twice in brackets", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, user:*, user]\n", []string{`6:30: user stands twice|user`}},
+		{"an unknown type", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, usr]\n", []string{`6:22: relation "a" of type "doc": there is no type "usr"|usr`}},
+		{"an unknown userset", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, user#x]\n", []string{`6:22: relation "a" of type "doc": type "user" has no relation "x"|user#x`}},
+		{"an unknown relation", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define b: a or bb\n", []string{`7:20: relation "b" of type "doc": type "doc" has no relation "bb"|bb`}},
+		{"an unknown condition", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with c]\n", []string{`6:26: relation "a" of type "doc": there is no condition "c"|c`}},
+		{"from what is computed", ledger.SourceDSL, head + "type doc\n  relations\n    define p: [doc] or p from p\n", []string{`6:31: relation "p" of type "doc"|p`}},
+		{"a loop", ledger.SourceDSL, head + "type doc\n  relations\n    define a: b\n    define b: a\n", []string{"6:12: |a", "7:12: |b"}},
+		{"a condition twice", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with c]\ncondition c(x: int) {\n  x > 1\n}\ncondition c(x: int) {\n  x > 1\n}\n", []string{`10:11: the condition "c" is defined twice|c`}},
+		{"a parameter twice", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with c]\ncondition c(x: int, x: int) {\n  x > 1\n}\n", []string{`7:21: the parameter "x" of condition "c" is defined twice|x`}},
+		{"CEL does not parse", ledger.SourceDSL, head + "condition c(x: int) {\n  x > 1 &&\n  x >\n}\n", []string{`6:6: condition "c": Syntax error|c`}},
+		{"CEL does not type", ledger.SourceDSL, head + "condition c(x: int) {\n  x > 1 &&\n  y > 1\n}\n", []string{`6:3: condition "c": undeclared reference to 'y'|c`}},
+		{"CEL on one line", ledger.SourceDSL, head + "condition c(x: int) { x > z }\n", []string{`4:27: condition "c": undeclared reference to 'z'|c`}},
+		{"CEL is no bool", ledger.SourceDSL, head + "condition c(x: int) {\n  x + 1\n}\n", []string{`5:3: condition "c": the expression must be a bool, is a int|c`}},
+		{"a range that is none", ledger.SourceDSL, head + "condition c(ip: ipaddress) {\n  ip.in_cidr(\"10.0.0.0/33\")\n}\n", []string{`5:14: condition "c": "10.0.0.0/33" is not a range|c`}},
+		{"a regular expression that is none", ledger.SourceDSL, head + "condition c(s: string) {\n  s.matches(\"(\")\n}\n", []string{`5:13: condition "c": invalid matches argument|c`}},
+		{"an inline expression", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with $expression]\n", []string{`6:26: after "with" stands the name|$expression`}},
+		{"several at once", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [usr]\n    define b: x\n    define b: y\ncondition c(x: int) {\n  y\n}\n",
+			[]string{"6:16: |usr", "7:15: |x", "8:12: |b", "10:3: |c"}},
+
+		{"not JSON", ledger.SourceJSON, "{\n  \"schema_version\": \"1.1\",\n  ]\n}", []string{"3:3: |"}},
+		{"JSON that ends", ledger.SourceJSON, "{\n  \"schema_version\": ", []string{"2:21: the JSON text ends too early|"}},
+		{"JSON that goes on", ledger.SourceJSON, `{"schema_version": "1.1", "type_definitions": [{"type": "user"}]} {}`, []string{"1:68: something follows the model|"}},
+		{"deep JSON", ledger.SourceJSON, strings.Repeat("[", 5000), []string{"1:146: nested deeper than 144|"}},
+		{"a list for a model", ledger.SourceJSON, "[]", []string{"1:1: the model must be an object|the model"}},
+		{"no schema version", ledger.SourceJSON, "{}", []string{"1:1: the model must have the field schema_version|schema_version"}},
+		{"an unknown field", ledger.SourceJSON, "{\"schema_version\": \"1.1\",\n \"types\": []}", []string{"2:2: the model has no field \"types\"|types"}},
+		{"a field twice", ledger.SourceJSON, "{\"schema_version\": \"1.1\",\n \"schemaVersion\": \"1.1\"}", []string{"2:2: the model: \"schemaVersion\" stands twice|schemaVersion"}},
+		{"an unknown type in JSON", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"doc\", \"relations\": {\"a\": {\"this\": {}}},\n\"metadata\": {\"relations\": {\"a\": {\"directly_related_user_types\": [\n{\"type\": \"user\"}]}}}}]}", []string{`3:10: relation "a" of type "doc": there is no type "user"|user`}},
+		{"a rule of two kinds", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"doc\", \"relations\": {\"a\":\n{\"this\": {}, \"computedUserset\": {\"relation\": \"a\"}}}}]}", []string{"2:1: a rule must have exactly one of|"}},
+		{"another name inside", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\n\"name\": \"d\", \"expression\": \"true\"}}}", []string{`2:9: the condition "c" must have that name itself|c`}},
+		{"a parameter of no type", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\"expression\": \"true\", \"parameters\": {\"x\": {\n\"type_name\": \"TYPE_NAME_INTEGER\"}}}}}", []string{"2:14: there is no type of parameters|TYPE_NAME_INTEGER"}},
+		{"CEL in JSON", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\n\"expression\": \"1 < 2 &&\\n  x\"}}}", []string{`2:15: condition "c", line 2, column 3 of its expression: undeclared reference|c`}},
+
+		{"not modules", ledger.SourceModules, "model\n", []string{`the source of modules begins with the line "-- fga.mod --"|`}},
+		{"no fga.mod", ledger.SourceModules, "-- a.fga --\nmodule a\n", []string{"fga.mod: the file is missing|"}},
+		{"a file twice", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [a.fga]\n-- a.fga --\nmodule a\ntype user\n-- a.fga --\nmodule b\n", []string{"a.fga: the file stands twice|a.fga"}},
+		{"a missing file", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [a.fga]\n", []string{`fga.mod:2:12: the file "a.fga" is listed and missing|a.fga`}},
+		{"an unlisted file", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [a.fga]\n-- a.fga --\nmodule a\ntype user\n-- b.fga --\nmodule b\n", []string{"b.fga: the file is not listed|b.fga"}},
+		{"modules with mistakes", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [b.fga, a.fga]\n-- b.fga --\nmodule b\nextend type doc\n  relations\n    define a: [user]\n    define c: [usr]\nextend type nothing\ntype user\n-- a.fga --\nmodule a\ntype doc\n  relations\n    define a: [user]\ntype user\n",
+			[]string{`b.fga:4:12: the relation "a" of type "doc" is defined twice; the first is at a.fga:4:12|a`, `b.fga:5:16: relation "c" of type "doc": there is no type "usr"|usr`, `b.fga:6:13: the type "nothing" that is extended here is defined nowhere|nothing`, `a.fga:5:6: the type "user" is defined twice; the first is at b.fga:7:6|user`}},
+		{"syntax in two modules", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [b.fga, a.fga]\n-- b.fga --\nmodule b\ntyp x\n-- a.fga --\nmodel\n  schema 1.1\ntype user\n",
+			[]string{"b.fga:2:1: |typ", "a.fga:1:1: the file is not a module|model"}},
+		{"no such kind", 9, "x", []string{"unknown kind of source 9|"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m, err := Parse(tt.kind, []byte(tt.source), Limits{})
+			if err == nil {
+				t.Fatalf("accepted: %s", ToJSON(m))
+			}
+			found := foundErrors(t, err)
+			for _, want := range tt.want {
+				text, thing, _ := strings.Cut(want, "|")
+				if !slices.ContainsFunc(found, func(e Error) bool { return strings.HasPrefix(e.Error(), text) && (thing == "" || e.Thing == thing) }) {
+					t.Errorf("want %q; found\n%s", want, err)
+				}
+			}
+			if !slices.IsSortedFunc(found, func(a, b Error) int { return cmp.Compare(a.Line, b.Line) }) && tt.kind != ledger.SourceModules {
+				t.Errorf("not in order of lines:\n%s", err)
+			}
+		})
+	}
+}
+
+func TestLimits(t *testing.T) {
+	source := []byte("model\n  schema 1.1\ntype user\n")
+	if _, err := Parse(ledger.SourceDSL, source, Limits{Source: len(source)}); err != nil {
+		t.Error(err)
+	}
+	if _, err := Parse(ledger.SourceDSL, source, Limits{Source: len(source) - 1}); err == nil {
+		t.Error("a source over the limit is accepted")
+	}
+	if _, err := Parse(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype user\ntype doc\n"), Limits{Types: 1}); err == nil || !strings.Contains(err.Error(), "at most 1 types") {
+		t.Errorf("two types: %v, want the limit of one", err)
+	}
+	_, err := Parse(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype doc\n  relations\n    define a: [x, y, z]\n"), Limits{Errors: 2})
+	if found := foundErrors(t, err); len(found) != 3 || found[2].Message != "and 1 more" {
+		t.Errorf("found %v, want two mistakes and one more", found)
+	}
+}
+
+func TestCompile(t *testing.T) {
+	source := []byte(base)
+	s, err := Compile(ledger.SourceDSL, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.ID.IsZero() || s.Kind != ledger.SourceDSL || !bytes.Equal(s.Source, source) {
+		t.Errorf("Compile = %+v", s)
+	}
+	m, err := model.DecodeModel(s.Compiled)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := Parse(ledger.SourceDSL, source, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameModel(t, m, want, true)
+	if _, err := Compile(ledger.SourceDSL, []byte("model")); err == nil {
+		t.Error("a broken model compiles")
+	}
+}
+
+func TestJoinModules(t *testing.T) {
+	files := map[string][]byte{
+		ModFile:       []byte("schema: '1.2'\ncontents:\n  - teams/b.fga\n  - core.fga"),
+		"core.fga":    []byte("module core\n\ntype user\n\ntype doc\n  relations\n    define a: [user]\n"),
+		"teams/b.fga": []byte("module b\n\nextend type doc\n  relations\n    define b: [user with c]\n\ncondition c(x: int) {\n  x > 1\n}\n"),
+	}
+	source, err := JoinModules(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		if again, err := JoinModules(files); err != nil || !bytes.Equal(again, source) {
+			t.Fatalf("another text of the same files: %s, %v", again, err)
+		}
+	}
+	m, err := Parse(ledger.SourceModules, source, Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, _ := m.Type("doc")
+	if m.Schema != "1.2" || doc.Module != "core" || doc.Relations[0].Module != "" || doc.Relations[1].Module != "b" || m.Conditions[0].Module != "b" {
+		t.Errorf("modules of %+v %+v", doc, m.Conditions)
+	}
+	roundTrip(t, m)
+	for name, change := range map[string]func(map[string][]byte){
+		"no fga.mod":         func(f map[string][]byte) { delete(f, ModFile) },
+		"a missing file":     func(f map[string][]byte) { delete(f, "core.fga") },
+		"an unlisted file":   func(f map[string][]byte) { f["x.fga"] = nil },
+		"a line with a name": func(f map[string][]byte) { f["core.fga"] = []byte("module core\n# \n-- x.fga --\ntype user\n") },
+		"a broken fga.mod":   func(f map[string][]byte) { f[ModFile] = []byte("schema: [") },
+		"a listed twice": func(f map[string][]byte) {
+			f[ModFile] = []byte("schema: '1.2'\ncontents: [core.fga, core.fga, teams/b.fga]")
+		},
+	} {
+		changed := make(map[string][]byte)
+		for k, v := range files {
+			changed[k] = v
+		}
+		change(changed)
+		if joined, err := JoinModules(changed); err == nil {
+			t.Errorf("%s: joined\n%s", name, joined)
+		} else {
+			foundErrors(t, err)
+		}
+	}
+}
+
+// TestToDSLRefuses holds ToDSL to what the language cannot write.
+func TestToDSLRefuses(t *testing.T) {
+	for name, relation := range map[string]string{
+		"a subtracted direct grant": `{"difference": {"base": {"computedUserset": {"relation": "a"}}, "subtract": {"this": {}}}}`,
+		"two direct grants":         `{"union": {"child": [{"this": {}}, {"intersection": {"child": [{"this": {}}, {"computedUserset": {"relation": "a"}}]}}]}}`,
+	} {
+		m, err := Parse(ledger.SourceJSON, []byte(`{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": "doc",
+			"relations": {"a": {"this": {}}, "b": `+relation+`},
+			"metadata": {"relations": {"a": {"directly_related_user_types": [{"type": "user"}]}, "b": {"directly_related_user_types": [{"type": "user"}]}}}}]}`), Limits{})
+		if err != nil {
+			t.Fatalf("%s: %s", name, err)
+		}
+		if text, err := ToDSL(m); err == nil {
+			t.Errorf("%s is written as\n%s", name, text)
+		}
+	}
+}
+
+// FuzzParse: no source panics, and what parses is one model in each of its forms.
+func FuzzParse(f *testing.F) {
+	f.Add(byte(ledger.SourceDSL), base+"    define r: ([user with c1] and (a or owner from parent)) but not b # x\n"+twoConditions)
+	f.Add(byte(ledger.SourceDSL), "model\r\n  schema 1.2\r\ntype a/b.c\r\n  relations\r\n    define x: [\r\n a/b.c:*]")
+	f.Add(byte(ledger.SourceModules), "-- fga.mod --\nschema: \"1.2\"\ncontents:\n  - a.fga\n  - b.fga\n-- a.fga --\nmodule a\ntype user\n-- b.fga --\nmodule b\nextend type user\n  relations\n    define x: [user]\n")
+	f.Add(byte(ledger.SourceJSON), `{"schema_version":"1.1","type_definitions":[{"type":"user"},{"type":"doc","relations":{"a":{"this":{}},"b":{"tuple_to_userset":{"tupleset":{"relation":"p"},"computedUserset":{"relation":"a"}}},"p":{"this":{}}},"metadata":{"relations":{"a":{"directly_related_user_types":[{"type":"user","wildcard":{},"condition":"c"}]},"p":{"directly_related_user_types":[{"type":"doc"}]}},"module":"m"}}],"conditions":{"c":{"name":"c","expression":"x[0] == {'a': 1}['a']","parameters":{"x":{"type_name":"TYPE_NAME_LIST","generic_types":[{"type_name":"TYPE_NAME_INT"}]}}}}}`)
+	f.Fuzz(func(t *testing.T, kind byte, source string) {
+		m, err := Parse(ledger.SourceKind(kind), []byte(source), Limits{})
+		if err != nil {
+			if found := foundErrors(t, err); (&found).Error() == "" {
+				t.Error("a mistake without words")
+			}
+			return
+		}
+		encoded := model.AppendModel(nil, m)
+		decoded, err := model.DecodeModel(encoded)
+		if err != nil {
+			t.Fatalf("a parsed model does not decode: %s", err)
+		}
+		if !bytes.Equal(model.AppendModel(nil, decoded), encoded) {
+			t.Error("decoded and encoded again, it is another model")
+		}
+		if again, err := Parse(ledger.SourceJSON, ToJSON(m), Limits{Source: 1 << 24, Types: model.MaxTypes}); err != nil {
+			t.Errorf("its JSON does not parse: %s", err)
+		} else if !bytes.Equal(model.AppendModel(nil, again), encoded) {
+			t.Errorf("its JSON is another model:\n%s", ToJSON(m))
+		}
+	})
+}
+
+func BenchmarkParse(b *testing.B) {
+	source := []byte(base + twoConditions)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := Parse(ledger.SourceDSL, source, Limits{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// TestPrepare holds what is blanked before the parser sees it: nothing moves.
+func TestPrepare(t *testing.T) {
+	for _, tt := range []struct{ in, want, body string }{
+		{"    define a: ((b))", "    define a:  (b) ", ""},
+		{"    define a: ( ( ((b or c)) ) ) and d", "    define a:      (b or c)      and d", ""},
+		{"    define a: ((b) or (c))", "    define a: ((b) or (c))", ""},
+		{"    define a: (((b) or (c)))", "    define a:  ((b) or (c)) ", ""},
+		{"    define a: ((b) or c", "    define a: ((b) or c", ""},
+		{"    define a: (b))", "    define a: (b))", ""},
+		{"condition c(x: int) {\n\n  ((x > 1)) // é }\n  && true\n}", "condition c(x: int) {\n\n                  \n         \n}", "((x > 1)) // é }\n  && true"},
+		{"condition c(x: int) { x == '}' }", "condition c(x: int) {          }", "x == '}'"},
+		{"condition c(x: int) { x > 1", "condition c(x: int) { x > 1", ""},
+	} {
+		runes := []rune(tt.in)
+		d := newDraft()
+		bodies := d.prepare("", runes)
+		if string(runes) != tt.want || len(d.errs) > 0 {
+			t.Errorf("%q becomes\n%q, want\n%q, %v", tt.in, string(runes), tt.want, d.errs)
+		}
+		got := ""
+		for _, b := range bodies {
+			got = b.text
+			if at := strings.Index(tt.in, b.text); b.at.line != strings.Count(tt.in[:at], "\n")+1 || b.at.col != at-strings.LastIndexByte(tt.in[:at], '\n') {
+				t.Errorf("the body %q stands at %s", b.text, b.at)
+			}
+		}
+		if got != tt.body {
+			t.Errorf("%q has the body %q, want %q", tt.in, got, tt.body)
+		}
+	}
+}

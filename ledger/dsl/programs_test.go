@@ -1,0 +1,280 @@
+package dsl
+
+import (
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/model"
+)
+
+// conditionModel returns a model with one condition c of these parameters.
+func conditionModel(t testing.TB, params, expression string) *model.Model {
+	t.Helper()
+	m, err := Parse(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype user\ntype doc\n  relations\n    define viewer: [user with c]\ncondition c("+params+") {\n  "+expression+"\n}\n"), Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func value(t testing.TB, text string) model.Value {
+	t.Helper()
+	if text == "" {
+		return model.Value{}
+	}
+	v, err := model.ParseJSON([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// stored returns a context as it is stored with a grant under m.
+func stored(t testing.TB, m *model.Model, text string) []byte {
+	t.Helper()
+	if text == "" {
+		return nil
+	}
+	c, _ := m.Condition("c")
+	typed, err := c.TypeContext(value(t, text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return model.AppendContext(nil, typed)
+}
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixNano()
+
+func TestHolds(t *testing.T) {
+	for _, tt := range []struct {
+		name, params, expression, stored, request string
+		want                                      bool
+	}{
+		{"bool", "b: bool", "b", `{"b": true}`, ``, true},
+		{"bool denied", "b: bool", "b", `{"b": false}`, ``, false},
+		{"string", "s: string", `s.startsWith("a") && s.matches("^a+$")`, ``, `{"s": "aaa"}`, true},
+		{"int", "i: int", "i / 2 == 3", ``, `{"i": 7}`, true},
+		{"int as text", "i: int", "i == -7", ``, `{"i": "-7"}`, true},
+		{"uint", "u: uint", "u == 18446744073709551615u", ``, `{"u": 18446744073709551615}`, true},
+		{"double", "d: double", "d / 2.0 == 3.5", ``, `{"d": 7}`, true},
+		{"duration", "d: duration", `d > duration("89m") && d < duration("91m")`, `{"d": "1h30m"}`, ``, true},
+		{"timestamp", "t: timestamp", `t == timestamp("2026-03-01T12:00:00Z")`, `{"t": "2026-03-01T13:00:00+01:00"}`, ``, true},
+		{"timestamp and duration", "start: timestamp, d: duration, at: timestamp", `at < start + d`, `{"start": "2026-03-01T12:00:00Z", "d": "1h"}`, `{"at": "2026-03-01T12:59:59Z"}`, true},
+		{"hours are of UTC", "t: timestamp", `t.getHours() == 12`, `{"t": "2026-03-01T13:00:00+01:00"}`, ``, true},
+		{"ipaddress", "ip: ipaddress", `ip.in_cidr("192.168.0.0/24")`, ``, `{"ip": "192.168.0.77"}`, true},
+		{"ipaddress outside", "ip: ipaddress", `ip.in_cidr("192.168.0.0/24")`, ``, `{"ip": "192.168.1.77"}`, false},
+		{"ipaddress of version 6", "ip: ipaddress", `ip.in_cidr("2001:db8::/32")`, ``, `{"ip": "2001:DB8::1"}`, true},
+		{"version 4 within 6", "ip: ipaddress", `ip.in_cidr("192.168.0.0/24")`, ``, `{"ip": "::ffff:192.168.0.1"}`, true},
+		{"a range of version 4 within 6", "ip: ipaddress", `ip.in_cidr("::ffff:192.168.0.0/120")`, ``, `{"ip": "192.168.0.1"}`, true},
+		{"a range from the context", "ip: ipaddress, cidr: string", `ip.in_cidr(cidr)`, `{"cidr": "10.0.0.0/8"}`, `{"ip": "10.1.2.3"}`, true},
+		{"ipaddress equals", "ip: ipaddress", `ip == ipaddress("10.0.0.1") && ip != ipaddress("10.0.0.2") && ip != null`, ``, `{"ip": "10.0.0.1"}`, true},
+		{"list", "l: list<string>", `"b" in l && l.exists(x, x == "a") && size(l) == 2`, `{"l": ["a", "b"]}`, ``, true},
+		{"list of timestamps", "l: list<timestamp>", `l.all(x, x < now)`, `{"l": ["2026-01-01T00:00:00Z"]}`, ``, true},
+		{"list of addresses", "l: list<ipaddress>", `l[0].in_cidr("10.0.0.0/8")`, `{"l": ["10.0.0.1"]}`, ``, true},
+		{"map", "m: map<int>", `m["a"] == 1 && !("b" in m) && m.a == 1`, `{"m": {"a": 1}}`, ``, true},
+		{"map of durations", "m: map<duration>", `m.a == duration("1s")`, `{"m": {"a": "1s"}}`, ``, true},
+		{"stored wins", "a: int, b: int", "a == 1 && b == 2", `{"a": 1}`, `{"a": 5, "b": 2}`, true},
+		{"stored wins over what is wrong", "a: int", "a == 1", `{"a": 1}`, `{"a": "x"}`, true},
+		{"what concerns others", "a: int", "a == 1", ``, `{"a": 1, "z": "x", "b": [1]}`, true},
+		{"now", "until: timestamp", "now < until", `{"until": "2026-03-01T12:00:01Z"}`, ``, true},
+		{"now is past", "until: timestamp", "now < until", `{"until": "2026-03-01T12:00:00Z"}`, ``, false},
+		{"a parameter named now", "now: int", "now == 1", `{"now": 1}`, ``, true},
+		{"no parameter is needed", "a: int", "now > timestamp('2000-01-01T00:00:00Z')", `{"a": 1}`, ``, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := conditionModel(t, tt.params, tt.expression)
+			ps, err := NewPrograms(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cs := ps.Conditions(value(t, tt.request), noon)
+			for range 2 { // the second may come from memory
+				if got, err := cs.Holds("c", stored(t, m, tt.stored)); got != tt.want || err != nil {
+					t.Fatalf("Holds = %t, %v, want %t", got, err, tt.want)
+				}
+			}
+		})
+	}
+}
+
+// TestAny reads values of the type any, which JSON sources alone can name.
+func TestAny(t *testing.T) {
+	for _, tt := range []struct {
+		expression, request string
+	}{
+		{`x == null`, `{"x": null}`},
+		{`x == 1 && x / 2.0 == 0.5`, `{"x": 1}`},
+		{`x == 9007199254740993 && x != 9007199254740992`, `{"x": 9007199254740993}`},
+		{`x == 18446744073709551615u`, `{"x": 18446744073709551615}`},
+		{`x.a[1].b == "c" && x.d == true && x.e == 0.5`, `{"x": {"a": [1, {"b": "c"}], "d": true, "e": 0.5}}`},
+	} {
+		m, err := Parse(ledger.SourceJSON, []byte(`{"schema_version": "1.1", "type_definitions": [{"type": "user"}],
+			"conditions": {"c": {"name": "c", "expression": `+quote(tt.expression)+`, "parameters": {"x": {"type_name": "TYPE_NAME_ANY"}}}}}`), Limits{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ps, err := NewPrograms(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ps.Conditions(value(t, tt.request), noon).Holds("c", nil); !got || err != nil {
+			t.Errorf("%s with %s = %t, %v, want true", tt.expression, tt.request, got, err)
+		}
+	}
+}
+
+func quote(text string) string { return `"` + strings.ReplaceAll(text, `"`, `\"`) + `"` }
+
+func TestHoldsErrors(t *testing.T) {
+	for _, tt := range []struct {
+		name, params, expression, stored, request string
+		want                                      error  // of its type
+		text                                      string // part of its text
+	}{
+		{"all missing", "a: int, b: bool, c: string", "a == 1 && b && c == ''", ``, ``, &MissingError{}, "lacks a, b, c"},
+		{"one missing", "a: int, b: bool", "a == 1 && b", `{"a": 1}`, `{"c": 1}`, &MissingError{}, `condition "c": the context lacks b`},
+		{"missing where it decides nothing", "a: bool, b: bool", "a || b", ``, `{"a": true}`, &MissingError{}, "lacks b"},
+		{"missing where it would deny", "a: bool, b: bool", "a && b", ``, `{"a": false}`, &MissingError{}, "lacks b"},
+		{"of the wrong type", "a: int", "a == 1", ``, `{"a": "one"}`, &ContextError{}, `parameter "a" of condition "c"`},
+		{"null is no bool", "a: bool", "a", ``, `{"a": null}`, &ContextError{}, `parameter "a"`},
+		{"no address", "ip: ipaddress", `ip.in_cidr("10.0.0.0/8")`, ``, `{"ip": "10.0.0.256"}`, &ContextError{}, `parameter "ip"`},
+		{"no range", "ip: ipaddress, cidr: string", `ip.in_cidr(cidr)`, ``, `{"ip": "10.0.0.1", "cidr": "10.0.0.0"}`, &ConditionError{}, "is not a range"},
+		{"division by zero", "a: int", "1 / a == 1", ``, `{"a": 0}`, &ConditionError{}, "division by zero"},
+		{"no such key", "m: map<string>", `m["a"] == ""`, ``, `{"m": {}}`, &ConditionError{}, "no such key"},
+		{"too much", "l: list<int>", "l.all(x, l.all(y, l.all(z, x + y + z >= 0)))", ``, `{"l": [` + strings.Repeat("1,", 99) + `1]}`, &CostError{}, "exceeds the cost limit of 10000"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := conditionModel(t, tt.params, tt.expression)
+			ps, err := NewPrograms(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			cs := ps.Conditions(value(t, tt.request), noon)
+			for range 2 {
+				got, err := cs.Holds("c", stored(t, m, tt.stored))
+				if got || err == nil || reflect.TypeOf(err) != reflect.TypeOf(tt.want) || !strings.Contains(err.Error(), tt.text) {
+					t.Fatalf("Holds = %t, %T %v, want a %T with %q", got, err, err, tt.want, tt.text)
+				}
+			}
+		})
+	}
+}
+
+func TestHoldsUnknown(t *testing.T) {
+	m := conditionModel(t, "a: int", "a == 1")
+	ps, err := NewPrograms(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var condition *ConditionError
+	if got, err := ps.Conditions(model.Value{}, noon).Holds("d", nil); got || !errors.As(err, &condition) {
+		t.Errorf("Holds of an unknown condition = %t, %v", got, err)
+	}
+	if got, err := ps.Conditions(value(t, `{"a": 1}`), noon).Holds("c", []byte{1, 2, 3}); got || !errors.As(err, &condition) {
+		t.Errorf("Holds with a damaged context = %t, %v", got, err)
+	}
+}
+
+// TestOlderContext runs a condition over what was stored when its parameters were others.
+func TestOlderContext(t *testing.T) {
+	older := conditionModel(t, "a: int, b: string, gone: bool", `a == 1 && b == "x" && gone`)
+	newer := conditionModel(t, "a: int, b: int", "a == 1 && b == 2")
+	ps, err := NewPrograms(newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cs := ps.Conditions(value(t, `{"b": 2}`), noon)
+	if got, err := cs.Holds("c", stored(t, older, `{"a": 1, "gone": true}`)); !got || err != nil {
+		t.Errorf("with a parameter that is gone: Holds = %t, %v, want true", got, err)
+	}
+	var wrong *ContextError
+	if got, err := cs.Holds("c", stored(t, older, `{"a": 1, "b": "x"}`)); got || !errors.As(err, &wrong) || !wrong.Stored || wrong.Param != "b" {
+		t.Errorf("with a parameter of another type: Holds = %t, %v, want a ContextError of what is stored", got, err)
+	}
+}
+
+// TestBrokenCondition: a condition that does not compile spoils no other.
+func TestBrokenCondition(t *testing.T) {
+	m := conditionModel(t, "a: int", "a == 1")
+	broken := &model.Model{Schema: m.Schema, Types: m.Types, Conditions: append(slices.Clone(m.Conditions),
+		model.Condition{Name: "d", Expression: "a ==", Params: m.Conditions[0].Params})}
+	if err := broken.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	ps, err := NewPrograms(broken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cs := ps.Conditions(value(t, `{"a": 1}`), noon)
+	if got, err := cs.Holds("c", nil); !got || err != nil {
+		t.Errorf("Holds of the good condition = %t, %v", got, err)
+	}
+	var condition *ConditionError
+	for range 2 {
+		if got, err := cs.Holds("d", nil); got || !errors.As(err, &condition) || !strings.Contains(err.Error(), "does not compile") {
+			t.Errorf("Holds of the broken condition = %t, %v", got, err)
+		}
+	}
+}
+
+func TestCostLimit(t *testing.T) {
+	m := conditionModel(t, "l: list<int>", "l.all(x, x > 0)")
+	request := value(t, `{"l": [`+strings.Repeat("1,", 99)+`1]}`)
+	for limit, want := range map[uint64]bool{100: false, DefaultCost: true} {
+		ps, err := NewProgramsWithCost(m, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := ps.Conditions(request, noon).Holds("c", nil)
+		var cost *CostError
+		if got != want || !want && (!errors.As(err, &cost) || cost.Limit != limit) {
+			t.Errorf("limit %d: Holds = %t, %v", limit, got, err)
+		}
+	}
+}
+
+// TestConcurrentQuestions shares programs between goroutines, each with its own request.
+func TestConcurrentQuestions(t *testing.T) {
+	m := conditionModel(t, "a: int, b: int", "a == b && now < timestamp('2030-01-01T00:00:00Z')")
+	ps, err := NewPrograms(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wait sync.WaitGroup
+	for i := range 8 {
+		context := model.Value{Kind: model.MapValue, Map: []model.Field{{Name: "a", Value: model.Value{Kind: model.IntValue, Int: int64(i)}}}}
+		wait.Go(func() {
+			for n := range 200 {
+				cs := ps.Conditions(context, noon)
+				grant := model.AppendContext(nil, model.Value{Kind: model.MapValue, Map: []model.Field{{Name: "b", Value: model.Value{Kind: model.IntValue, Int: int64(n % 8)}}}})
+				if got, err := cs.Holds("c", grant); got != (n%8 == i) || err != nil {
+					t.Errorf("a = %d, b = %d: Holds = %t, %v", i, n%8, got, err)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+}
+
+func BenchmarkHolds(b *testing.B) {
+	m := conditionModel(b, "start: timestamp, d: duration, ip: ipaddress", `now < start + d && ip.in_cidr("10.0.0.0/8")`)
+	ps, err := NewPrograms(m)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cs := ps.Conditions(value(b, `{"ip": "10.0.0.1"}`), noon)
+	grant := stored(b, m, `{"start": "2026-03-01T00:00:00Z", "d": "24h"}`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if hold, err := cs.Holds("c", grant); !hold || err != nil {
+			b.Fatal(hold, err)
+		}
+	}
+}
