@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -393,41 +394,70 @@ func TestRandomModels(t *testing.T) {
 // TestValidateLimits holds that models at their limits are judged in time that grows
 // with their size: a slow one would stop every replica.
 func TestValidateLimits(t *testing.T) {
-	chain := func(next func(i int) Rule) *Model {
+	chain := func(length int, rule func(i int) Rule) *Model {
 		m := &Model{Schema: "1.1", Types: []Type{{Name: "user"}, {Name: "doc"}}}
-		for i := range MaxRelations - 1 {
-			m.Types[1].Relations = append(m.Types[1].Relations, Relation{Name: fmt.Sprintf("r%d", i), Rule: next(i)})
+		for i := range length {
+			m.Types[1].Relations = append(m.Types[1].Relations, Relation{Name: fmt.Sprintf("r%d", i), Rule: rule(i)})
 		}
-		last := relation(fmt.Sprintf("r%d", MaxRelations-1), this, "user")
-		m.Types[1].Relations = append(m.Types[1].Relations, last)
+		m.Types[1].Relations = append(m.Types[1].Relations, relation(fmt.Sprintf("r%d", length), this, "user"), relation(fmt.Sprintf("r%d", length+1), this, "user"))
 		return m
 	}
-	name := func(i int) Rule { return computed(fmt.Sprintf("r%d", min(i, MaxRelations-1))) }
+	name := func(i int) Rule { return computed(fmt.Sprintf("r%d", i)) }
+	diamond := func(i int) Rule { return intersect(name(i+1), name(i+2), name(i+1)) }
+	exclusion := func(i int) Rule { return exclude(name(i+1), name(i+2)) }
+	const longest = MaxRelations - 2
 	for _, tt := range []struct {
 		name   string
 		model  *Model
 		faults int
+		rule   string // part of the faults
 	}{
-		{"a chain", chain(func(i int) Rule { return name(i + 1) }), 0},
-		{"a chain of diamonds", chain(func(i int) Rule { return intersect(name(i+1), name(i+2), name(i+1)) }), 0},
-		{"a chain of exclusions", chain(func(i int) Rule { return exclude(name(i+1), name(i+2)) }), 0},
-		{"a ring", chain(func(i int) Rule { return union(name(i+1), name((i+2)%(MaxRelations-2))) }), 3},
-		{"too wide", chain(func(i int) Rule { return Rule{Op: Union, Children: slices.Repeat([]Rule{name(i + 1)}, 17)} }), 1},
+		{"a chain", chain(MaxChain, func(i int) Rule { return name(i + 1) }), 0, ""},
+		{"a chain of diamonds", chain(MaxChain, diamond), 0, ""},
+		{"a chain of exclusions", chain(MaxChain, exclusion), 0, ""},
+		{"a longer chain", chain(MaxChain+1, func(i int) Rule { return name(i + 1) }), 1, "one from the next"},
+		{"the longest chain", chain(longest, func(i int) Rule { return name(i + 1) }), 1, "one from the next"},
+		{"the longest chain of diamonds", chain(longest, diamond), 1, "one from the next"},
+		{"a ring", chain(longest, func(i int) Rule { return union(name(i+1), name((i+2)%longest), name(longest)) }), 3, "computed"},
+		{"too many relations", chain(longest+1, func(i int) Rule { return name(longest + 1) }), 1, "at most 4096 relations"},
+		{"too many operands", chain(longest, func(i int) Rule { return Rule{Op: Union, Children: slices.Repeat([]Rule{name(longest)}, 17)} }), 1, "operands"},
 	} {
 		err := tt.model.Validate()
 		var faults Faults
-		if errors.As(err, &faults); len(faults) != tt.faults {
-			t.Errorf("%s: Validate = %v, %d faults, want %d", tt.name, err, len(faults), tt.faults)
+		if errors.As(err, &faults); len(faults) != tt.faults || tt.faults > 0 && !strings.Contains(err.Error(), tt.rule) {
+			t.Errorf("%s: Validate = %v, %d faults, want %d with %q", tt.name, err, len(faults), tt.faults, tt.rule)
 		}
 		if tt.faults > 0 {
 			continue
 		}
-		w := newMem().read(t, fmt.Sprintf("doc:a#r%d@user:ann", MaxRelations-1))
+		w := newMem().read(t, fmt.Sprintf("doc:a#r%d@user:ann", MaxChain))
 		q := Question{Object: tuple.Object{Type: "doc", ID: "a"}, Relation: "r0", Subject: tuple.Subject{Type: "user", ID: "ann"}}
-		if _, _, err := tt.model.Check(w, nil, q, Budget{}); err != nil {
-			t.Errorf("%s: Check: %v", tt.name, err)
+		if _, spent, err := tt.model.Check(w, nil, q, Budget{}); err != nil || spent.Rows > 4*MaxChain {
+			t.Errorf("%s: Check spends %d rows, error %v", tt.name, spent.Rows, err)
 		}
 	}
+}
+
+// TestCheckConcurrent: questions asked at once, of one model, do not touch each other.
+func TestCheckConcurrent(t *testing.T) {
+	m := company(t)
+	var group sync.WaitGroup
+	for i := range 8 {
+		group.Go(func() {
+			w := newMem()
+			for j := range 20 {
+				w.read(t, fmt.Sprintf("group:g%d#member@group:g%d#member", j, j+1))
+			}
+			w.read(t, fmt.Sprintf("group:g20#member@user:u%d", i))
+			for n := range 200 {
+				q := Question{Object: tuple.Object{Type: "group", ID: "g0"}, Relation: "member", Subject: tuple.Subject{Type: "user", ID: fmt.Sprintf("u%d", n%8)}}
+				if got, _, err := m.Check(w, nil, q, Budget{}); got != (n%8 == i) || err != nil {
+					t.Errorf("goroutine %d asks for %v: Check = %v, %v", i, q.Subject, got, err)
+				}
+			}
+		})
+	}
+	group.Wait()
 }
 
 func FuzzContext(f *testing.F) {

@@ -16,6 +16,7 @@ const (
 	MaxKinds      = 1000    // kinds of subject that one relation may be granted to
 	MaxParams     = 1000    // parameters of one condition
 	MaxRuleDepth  = 32      // rules within rules
+	MaxChain      = 100     // relations computed one from the next on the same object
 	MaxRuleParts  = 1 << 16 // operators and operands of all rules
 )
 
@@ -139,7 +140,7 @@ func (m *Model) Validate() error {
 		m.compile()
 		v.entries()
 		for i := range m.Types {
-			v.computedCycles(&m.Types[i])
+			v.computedChains(&m.Types[i])
 		}
 	}
 	if len(v.faults) > 0 {
@@ -361,23 +362,34 @@ func (v *validator) each(yield func(p *plan)) {
 	}
 }
 
-// computedCycles finds relations of a type that computed relations on the same object
-// lead back to, in a depth-first walk that visits each once.
-func (v *validator) computedCycles(t *Type) {
+// computedChains finds relations of a type that computed relations on the same object
+// lead back to, and chains of them that are too long for the evaluator's stack, in a
+// depth-first walk that visits each once.
+func (v *validator) computedChains(t *Type) {
 	const walking, walked = 1, 2
 	state := make(map[string]int, len(t.Relations))
+	length := make(map[string]int, len(t.Relations))
 	var visit func(rule *Rule, of string)
+	enter := func(r *Relation) {
+		state[r.Name] = walking
+		visit(&r.Rule, r.Name)
+		state[r.Name] = walked
+		if length[r.Name] == MaxChain+1 {
+			v.at = Fault{Type: t.Name, Relation: r.Name}
+			v.fault(r.Name, "it is computed through more than %d relations, one from the next, on the same object", MaxChain)
+		}
+	}
 	visit = func(rule *Rule, of string) {
 		if rule.Op == Computed {
-			switch r := v.relations[relationKey{t.Name, rule.Relation}]; state[r.Name] {
+			r := v.relations[relationKey{t.Name, rule.Relation}]
+			switch state[r.Name] {
 			case walking:
 				v.at = Fault{Type: t.Name, Relation: of}
 				v.fault(r.Name, "it is computed from %+q, which is computed from it, on the same object", r.Name)
 			case 0:
-				state[r.Name] = walking
-				visit(&r.Rule, r.Name)
-				state[r.Name] = walked
+				enter(r)
 			}
+			length[of] = max(length[of], length[r.Name]+1)
 		}
 		for i := range rule.Children {
 			visit(&rule.Children[i], of)
@@ -385,9 +397,7 @@ func (v *validator) computedCycles(t *Type) {
 	}
 	for i := range t.Relations {
 		if r := &t.Relations[i]; state[r.Name] == 0 {
-			state[r.Name] = walking
-			visit(&r.Rule, r.Name)
-			state[r.Name] = walked
+			enter(r)
 		}
 	}
 }
