@@ -168,7 +168,7 @@ func TestOracleOverHistories(t *testing.T) {
 		})
 	}
 	t.Logf("answers: %v", asked)
-	for what, least := range map[string]int{"denied": 20_000, "allowed": 2_000, querytest.Cycle: 20, "flag": 5, "mark": 5} {
+	for what, least := range map[string]int{"denied": 20_000, "allowed": 2_000, querytest.Cycle: 20, "flag": 1, "mark": 1} {
 		if asked[what] < least {
 			t.Errorf("only %d answers of %d histories are: %s; want %d or more", asked[what], histories, what, least)
 		}

@@ -168,8 +168,8 @@ func TestPaths(t *testing.T) {
 		}
 	}
 	t.Logf("%d paths were whole", told)
-	if told < 2**worldsFlag {
-		t.Errorf("only %d paths of %d worlds were whole; want %d or more", told, *worldsFlag/8, 2**worldsFlag)
+	if told < *worldsFlag/2 {
+		t.Errorf("only %d paths of %d worlds were whole; want %d or more", told, *worldsFlag/8, *worldsFlag/2)
 	}
 }
 
