@@ -389,7 +389,8 @@ func (t *tour) farewell(d *demo) {
 		t.say("That was the tour. \"grantlog demo\" without --exit goes on serving, to try things on.\n")
 		return
 	}
-	t.say(`That was the tour. The server goes on at %[1]s; in another terminal:
+	t.say(`That was the tour. The server goes on at %[1]s; in another terminal
+(where grantlog is not installed: go run ./cmd/grantlog instead):
 
   curl -s %[1]s/grantlog.v1.PermissionService/Check -H 'Content-Type: application/json' -d \
     '{"store":"%[2]s","tuple":{"subject":"%[3]s","relation":"can_deploy","object":"%[4]s"}}'

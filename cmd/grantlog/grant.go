@@ -2,15 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger/model"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -186,19 +186,50 @@ func readMoment(flag, text string) (*timestamppb.Timestamp, error) {
 	return timestamppb.New(time.Unix(0, at)), nil
 }
 
-// readContext reads a JSON object, or nothing. Whole numbers too large for a double
-// are sent as strings, which the server reads as the parameter's type.
+// readContext reads a JSON object, or nothing.
 func readContext(text string) (*structpb.Struct, error) {
 	if text == "" {
 		return nil, nil
 	}
-	s := new(structpb.Struct)
-	if err := protojson.Unmarshal([]byte(text), s); err != nil {
-		var any map[string]any
-		if cause := json.Unmarshal([]byte(text), &any); cause != nil {
-			err = cause
-		}
-		return nil, fmt.Errorf("--context must be a JSON object such as '{\"name\": \"value\"}': %s", strings.TrimPrefix(err.Error(), "json: "))
+	v, err := model.ParseJSON([]byte(text))
+	if err == nil && v.Kind != model.MapValue {
+		err = errors.New("it is another kind of value")
 	}
-	return s, nil
+	if err != nil {
+		return nil, fmt.Errorf("--context must be a JSON object such as '{\"name\": \"value\"}': %w", err)
+	}
+	return contextValue(v).GetStructValue(), nil
+}
+
+// contextValue is a value as the API has it. Its numbers are doubles, so a whole number
+// that none of them is exactly goes as text, which the server reads as the number.
+func contextValue(v model.Value) *structpb.Value {
+	switch v.Kind {
+	case model.BoolValue:
+		return structpb.NewBoolValue(v.Bool)
+	case model.IntValue:
+		if d := float64(v.Int); d < 1<<63 && int64(d) == v.Int {
+			return structpb.NewNumberValue(d)
+		}
+		return structpb.NewStringValue(strconv.FormatInt(v.Int, 10))
+	case model.UintValue:
+		return structpb.NewStringValue(strconv.FormatUint(v.Uint, 10))
+	case model.DoubleValue:
+		return structpb.NewNumberValue(v.Double)
+	case model.StringValue:
+		return structpb.NewStringValue(v.String)
+	case model.ListValue:
+		list := &structpb.ListValue{}
+		for _, e := range v.List {
+			list.Values = append(list.Values, contextValue(e))
+		}
+		return structpb.NewListValue(list)
+	case model.MapValue:
+		fields := make(map[string]*structpb.Value, len(v.Map))
+		for _, f := range v.Map {
+			fields[f.Name] = contextValue(f.Value)
+		}
+		return structpb.NewStructValue(&structpb.Struct{Fields: fields})
+	}
+	return structpb.NewNullValue()
 }

@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 //
 //	server NAME ARGS…    starts "grantlog serve" on $WORK/NAME and a free port, waits
 //	                     until it is ready, and sets GRANTLOG_SERVER
-//	stop NAME            ends it with SIGTERM; it must end with status 0
+//	end NAME             ends it with SIGTERM; it must end with status 0
 //	field VAR A.B        sets VAR to a field of the JSON object on the last stdout
 //	copydir FROM TO      copies a directory; TO is replaced
 //	freeport VAR         sets VAR to host:port where nothing listens just now
@@ -66,7 +66,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server":     scriptServer,
-			"stop":       scriptStop,
+			"end":        scriptEnd,
 			"field":      scriptField,
 			"copydir":    scriptCopyDir,
 			"listening":  scriptListening,
@@ -93,10 +93,10 @@ func scriptServer(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv("GRANTLOG_SERVER", p.url)
 }
 
-func scriptStop(ts *testscript.TestScript, neg bool, args []string) {
+func scriptEnd(ts *testscript.TestScript, neg bool, args []string) {
 	servers := ts.Value(serversKey{}).(map[string]*process)
 	if neg || len(args) != 1 || servers[args[0]] == nil {
-		ts.Fatalf("usage: stop NAME, of a server that runs")
+		ts.Fatalf("usage: end NAME, of a server that runs")
 	}
 	p := servers[args[0]]
 	delete(servers, args[0])

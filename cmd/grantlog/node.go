@@ -153,9 +153,9 @@ type node struct {
 	engine    *query.Engine
 	server    *serve.Server
 
-	stop    context.CancelFunc // ends the fold and the scrub
-	folding chan struct{}      // closed when both have ended
-	failed  chan error         // gets why the node must end, once
+	stop    context.CancelFunc // ends the fold
+	folding chan struct{}      // closed when it has ended
+	failed  chan error         // gets why the node must end, at most once
 }
 
 // startNode opens everything and begins to fold. The data directory must be locked.
@@ -177,11 +177,7 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	metrics := serve.NewMetrics()
 	n.projector, err = projector.Open(projector.Config{
 		Log: n.log, Shard: c.place.shard, Node: c.place.node, Logger: c.logger, Decided: metrics.Decided,
-		Index: index.Options{Dir: c.place.indexDir(), CacheBytes: c.cache, Logger: c.logger, OnFault: func(f index.Fault) {
-			if f.Kind == index.FaultDamage {
-				n.fail(fmt.Errorf("%w: %s", index.ErrDamaged, f.Text))
-			}
-		}},
+		Index:     index.Options{Dir: c.place.indexDir(), CacheBytes: c.cache, Logger: c.logger},
 		FreeSpace: func() (uint64, error) { return freeSpace(c.place.data) },
 		MinFree:   c.minFree,
 	})
@@ -195,28 +191,13 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	n.server = serve.New(serve.Config{Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Logger: c.logger})
 
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx)) // until close, which comes after the last request
-	go func() {                                                  // ends with n.stop, which close calls and waits for
+	go func() {                                                  // ends with n.stop, or when the index fails
 		defer close(n.folding)
-		scrubbed := make(chan struct{})
-		go func() { // ends when every row is read, or with n.stop
-			defer close(scrubbed)
-			if err := n.projector.Index().Scrub(ctx); err != nil && ctx.Err() == nil {
-				n.fail(fmt.Errorf("scrub: %w", err))
-			}
-		}()
 		if err := n.projector.Run(ctx); err != nil {
-			n.fail(err)
+			n.failed <- err
 		}
-		<-scrubbed
 	}()
 	return n, nil
-}
-
-func (n *node) fail(err error) {
-	select {
-	case n.failed <- err:
-	default: // it ends already
-	}
 }
 
 // close ends the node, when nobody asks it any more: what waits to be appended is

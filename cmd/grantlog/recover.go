@@ -101,11 +101,18 @@ Exit status: 0 nothing is lost, or the loss is accepted; 1 there is a loss; 2 er
 
 // A LossReport is what recover prints with -o json.
 type LossReport struct {
-	Cause    string       `json:"cause,omitempty"` // why the replica was quarantined; "" if nothing is lost
-	Cuts     []ledger.Cut `json:"cuts"`            // losses that no epoch had accepted
-	Entries  int          `json:"entries"`         // that this replica had and the log has not
-	File     string       `json:"file,omitempty"`  // where they were written
-	Accepted bool         `json:"accepted"`
+	Cause    string    `json:"cause,omitempty"` // why the replica was quarantined; "" if nothing is lost
+	Cuts     []LossCut `json:"cuts"`            // losses that no epoch had accepted
+	Entries  int       `json:"entries"`         // that this replica had and the log has not
+	File     string    `json:"file,omitempty"`  // where they were written
+	Accepted bool      `json:"accepted"`
+}
+
+// A LossCut is one loss, as sequences of the log.
+type LossCut struct {
+	From    uint64 `json:"from"`
+	To      uint64 `json:"to"`
+	Missing bool   `json:"missing"` // otherwise other messages stand there
 }
 
 func (a *app) recover(ctx context.Context, p *place, accept bool, actor, reason string) error {
@@ -119,7 +126,7 @@ func (a *app) recover(ctx context.Context, p *place, accept bool, actor, reason 
 	}
 	// A fresh index left by a run that was interrupted is of no use.
 	freshDir := filepath.Join(p.data, "index-fresh")
-	if err := index.Drop(freshDir); err != nil {
+	if err := dropAll(freshDir); err != nil {
 		return err
 	}
 	config, err := p.log(false, a.quiet())
@@ -136,18 +143,21 @@ func (a *app) recover(ctx context.Context, p *place, accept bool, actor, reason 
 		Log: log, Shard: p.shard, Node: p.node, Logger: a.quiet(), Index: index.Options{Dir: p.indexDir(), Logger: a.quiet()},
 	}, fresh, accept, actor, reason)
 	if err != nil {
-		return errors.Join(err, index.Drop(freshDir))
+		return errors.Join(err, dropAll(freshDir))
 	}
-	report := LossReport{Cuts: loss.Cuts, Entries: len(loss.Entries), Accepted: accept}
+	report := LossReport{Cuts: []LossCut{}, Entries: len(loss.Entries), Accepted: accept}
+	for _, c := range loss.Cuts {
+		report.Cuts = append(report.Cuts, LossCut(c))
+	}
 	if loss.Cause == nil && len(loss.Cuts) == 0 {
-		if err := index.Drop(freshDir); err != nil {
+		if err := dropAll(freshDir); err != nil {
 			return err
 		}
 		return a.lossReport(&report, "nothing is lost")
 	}
 	report.Cause = fmt.Sprint(loss.Cause)
 	if !accept {
-		if err := index.Drop(freshDir); err != nil {
+		if err := dropAll(freshDir); err != nil {
 			return err
 		}
 		if err := a.lossReport(&report, "the log has lost part of its past"); err != nil {
@@ -172,7 +182,7 @@ func (a *app) recover(ctx context.Context, p *place, accept bool, actor, reason 
 // is an index in neither place or the fresh one: both fold on to the same state.
 func swapIndex(dir, fresh string) error {
 	old := dir + "-old"
-	if err := index.Drop(old); err != nil {
+	if err := dropAll(old); err != nil {
 		return err
 	}
 	if err := os.Rename(dir, old); err != nil {
@@ -181,13 +191,15 @@ func swapIndex(dir, fresh string) error {
 	if err := os.Rename(fresh, dir); err != nil {
 		return err
 	}
-	if err := index.Drop(old); err != nil {
+	return dropAll(old)
+}
+
+// dropAll drops the index in dir, and dir with it.
+func dropAll(dir string) error {
+	if err := index.Drop(dir); err != nil {
 		return err
 	}
-	if err := os.Remove(old); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
+	return os.RemoveAll(dir)
 }
 
 func (a *app) lossReport(r *LossReport, headline string) error {

@@ -41,8 +41,8 @@ written, then it ends with status 0.`,
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`host:port` to answer on; port 0 is any free one")
 	f.BoolVar(&s.insecure, "insecure-listen", false, "answer on an address that is not loopback, though callers are not authenticated")
 	f.StringVar(&s.readyFile, "ready-file", "", "`file` to write the server's URL to, once it answers")
-	f.StringVar(&s.logFormat, "log-format", "text", "`text or json`, on the standard error")
-	f.StringVar(&s.logLevel, "log-level", "info", "`debug, info, warn or error`")
+	f.StringVar(&s.logFormat, "log-format", "text", "`format` of the log on the standard error: text or json")
+	f.StringVar(&s.logLevel, "log-level", "info", "the least `level` of the log: debug, info, warn or error")
 	f.Int64Var(&s.cacheMiB, "cache", 256, "`MiB` of memory for the index's blocks; a quarter of the machine's is good")
 	f.Uint64Var(&s.minFreeMiB, "min-free", 256, "`MiB` of free disk below which commands are refused and nothing is folded")
 	s.place.flags(f)
@@ -80,11 +80,8 @@ func (a *app) serve(ctx context.Context, s *server) error {
 		if !errors.Is(err, index.ErrDamaged) || ctx.Err() != nil {
 			return err
 		}
-		// The log has everything that the index had.
-		logger.Error("dropping the index; it is folded again from the log", "error", err)
-		if err := index.Drop(s.place.indexDir()); err != nil {
-			return err
-		}
+		// The log has everything that the index had, and the next start drops it.
+		logger.Error("the index is damaged; it is folded again from the log", "error", err)
 	}
 }
 
