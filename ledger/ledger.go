@@ -47,6 +47,9 @@ func ParseUUID(s string) (UUID, error) {
 
 func (u UUID) String() string { return uuid.UUID(u).String() }
 
+// MarshalText is String, for logs and JSON.
+func (u UUID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
 // IsZero reports whether u is no id.
 func (u UUID) IsZero() bool { return u == UUID{} }
 
@@ -84,6 +87,9 @@ func (id ID) String() string {
 	}
 	return string(out[:])
 }
+
+// MarshalText is String, for logs and JSON.
+func (id ID) MarshalText() ([]byte, error) { return []byte(id.String()), nil }
 
 // ParseID reads ULID text in upper case, or "system".
 func ParseID(s string) (ID, error) {
