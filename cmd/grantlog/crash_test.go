@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -133,8 +134,9 @@ func load(ctx context.Context, p *process, store string, round int, again []*sen
 	ctx, stop := context.WithTimeout(ctx, 20*time.Second)
 	defer stop()
 	var (
-		mu       sync.Mutex // guards made and again
-		inFlight atomic.Int64
+		mu       sync.Mutex   // guards made and again
+		inFlight atomic.Int64 // sent and not answered, because the end came
+		underway atomic.Int64 // sent and not answered yet
 		wg       sync.WaitGroup
 		once     sync.Once
 		begun    = make(chan struct{}) // closed when the first command is answered
@@ -155,12 +157,20 @@ func load(ctx context.Context, p *process, store string, round int, again []*sen
 					made = append(made, s)
 				}
 				mu.Unlock()
-				wrote := false
+				var wrote atomic.Bool
 				traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-					WroteRequest: func(w httptrace.WroteRequestInfo) { wrote = w.Err == nil },
+					WroteRequest: func(w httptrace.WroteRequestInfo) {
+						if w.Err == nil && !wrote.Swap(true) {
+							underway.Add(1)
+						}
+					},
 				})
-				if !try(traced, c, store, s) {
-					if wrote { // to a server that was there, and did not answer any more
+				answered := try(traced, c, store, s)
+				if wrote.Load() {
+					underway.Add(-1)
+				}
+				if !answered {
+					if wrote.Load() { // to a server that was there, and did not answer any more
 						inFlight.Add(1)
 					}
 					return
@@ -172,6 +182,10 @@ func load(ctx context.Context, p *process, store string, round int, again []*sen
 	select {
 	case <-begun: // on a busy machine it takes a while until the first is answered
 		time.Sleep(after)
+		// Callers are now and then all between two commands; the end is to hit commands.
+		for ctx.Err() == nil && underway.Load() < writers/2 {
+			runtime.Gosched()
+		}
 	case <-ctx.Done():
 	}
 	end()
