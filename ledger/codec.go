@@ -120,10 +120,17 @@ func decodeCommand(raw []byte) (*Command, *Rejection) {
 	c.Reason = d.Text(MaxCommand)
 	c.Ticket = d.Text(MaxCommand)
 	c.Channel = d.Text(MaxCommand)
-	for n := d.Count(MaxCommand, 7); n > 0 && d.Err() == nil; n-- {
+	n := d.Count(MaxCommand, 7)
+	if n > MaxChanges { // said before a small command is decoded into a big one
+		return nil, tooMany("preconditions", n)
+	}
+	for ; n > 0 && d.Err() == nil; n-- {
 		c.Preconditions = append(c.Preconditions, Precondition{MustExist: d.Bool(), Tuple: decodeTuple(d)})
 	}
-	for n := d.Count(MaxCommand, 2); n > 0 && d.Err() == nil; n-- {
+	if n = d.Count(MaxCommand, 2); n > MaxChanges {
+		return nil, tooMany("changes", n)
+	}
+	for ; n > 0 && d.Err() == nil; n-- {
 		c.Changes = append(c.Changes, decodeChange(d))
 	}
 	c.KeyID = d.Text(MaxCommand)
@@ -169,6 +176,10 @@ func decodeChange(d *wire.Decoder) Change {
 	return ch
 }
 
+func tooMany(field string, n int) *Rejection {
+	return Reject(CodeMalformed, field, "must be at most %d, are %d", MaxChanges, n)
+}
+
 // Validate returns a [CodeMalformed] rejection unless the command keeps every rule
 // that holds under any state. It is the one place for those rules: the edge, the log
 // and every form of a command go through it.
@@ -188,13 +199,13 @@ func (c *Command) Validate() *Rejection {
 		return Reject(CodeMalformed, "signature", "must be 64 bytes beside a key_id, or both absent")
 	}
 	if len(c.Preconditions) > MaxChanges {
-		return Reject(CodeMalformed, "preconditions", "must be at most %d, are %d", MaxChanges, len(c.Preconditions))
+		return tooMany("preconditions", len(c.Preconditions))
 	}
 	if len(c.Changes) == 0 {
 		return Reject(CodeMalformed, "changes", "must not be empty")
 	}
 	if len(c.Changes) > MaxChanges {
-		return Reject(CodeMalformed, "changes", "must be at most %d, are %d", MaxChanges, len(c.Changes))
+		return tooMany("changes", len(c.Changes))
 	}
 	seen := make(map[tuple.Tuple]int, max(len(c.Preconditions), len(c.Changes)))
 	for i, p := range c.Preconditions {

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
+	"github.com/grantlog/grantlog/ledger/wire"
 )
 
 func mustParse(t testing.TB, text string) tuple.Tuple {
@@ -269,6 +271,29 @@ func TestCommandTooBig(t *testing.T) {
 	raw := append([]byte{'{'}, bytes.Repeat([]byte{' '}, ledger.MaxCommand)...)
 	if _, r := ledger.ReadCommand(raw); r == nil || !strings.Contains(r.Message, "524288") {
 		t.Errorf("ReadCommand of %d bytes = %v, want the limit", len(raw), r)
+	}
+}
+
+// TestCommandAmplification holds that a small command is refused before it is decoded
+// into a big one.
+func TestCommandAmplification(t *testing.T) {
+	raw := append([]byte{1}, bytes.Repeat([]byte{1}, 16+32)...)
+	raw = append(raw, 0, 0, 0, 0) // no texts, no preconditions
+	n := (ledger.MaxCommand - 100) / 2
+	raw = wire.AppendUvarint(raw, uint64(n))
+	raw = append(raw, bytes.Repeat([]byte{byte(ledger.Activate), 1}, n)...)
+	list := append([]byte(`{"changes":[0`), bytes.Repeat([]byte(",0"), n)...)
+	for name, raw := range map[string][]byte{"binary": raw, "JSON": append(list, "]}"...)} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, r := ledger.ReadCommand(raw)
+		runtime.ReadMemStats(&after)
+		if r == nil || !strings.Contains(r.Message, "1000") && !strings.Contains(r.Message, "65536") {
+			t.Errorf("%s: ReadCommand = %v, want the limit", name, r)
+		}
+		if used := after.TotalAlloc - before.TotalAlloc; used > 64*uint64(len(raw)) {
+			t.Errorf("%s: reading %d bytes took %d bytes of memory", name, len(raw), used)
+		}
 	}
 }
 

@@ -83,7 +83,9 @@ func (p *commandParser) list(field string, v model.Value, limit int) []model.Val
 	if v.Kind != model.ListValue {
 		p.reject(field, "must be a list")
 	} else if len(v.List) > limit {
-		p.reject(field, "must be at most %d, are %d", limit, len(v.List))
+		if p.rejection == nil {
+			p.rejection = tooMany(field, len(v.List))
+		}
 		return nil
 	}
 	return v.List

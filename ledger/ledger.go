@@ -261,6 +261,9 @@ type Position struct {
 	Before Hash   // chain hash over every message before Seq
 	Chain  Hash   // chain hash over every message up to Seq
 	Epoch  uint64 // number of losses accepted up to Seq
+	// Skipped counts the messages up to Seq that were stepped over, because they were
+	// missing and an operator had accepted that.
+	Skipped uint64
 }
 
 // A Token names a revision of a store of a log, and proves which history it belongs

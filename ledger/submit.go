@@ -35,7 +35,8 @@ type Config struct {
 	Node  string // this edge's name in the subjects; "edge" if empty
 
 	// Watch registers interest in a command before it is appended; the channel gets
-	// what became of it when the local projector folds it. cancel ends the interest.
+	// what became of it when the local projector folds it, and is closed if that never
+	// will. cancel ends the interest.
 	Watch func(Key) (decided <-chan Decided, cancel func())
 
 	// Ready returns nil if commands may be appended now, else an [ErrUnavailable] or
@@ -144,6 +145,9 @@ func (l *Ledger) submit(ctx context.Context, origin Origin, c *Command, wait boo
 	if r := CheckText("actor", origin.Actor, 1, MaxLabel); r != nil {
 		return Decided{}, r
 	}
+	if !origin.Method.Valid() {
+		return Decided{}, Reject(CodeMalformed, "method", "unknown %s", origin.Method)
+	}
 	if r := c.Validate(); r != nil {
 		return Decided{}, r
 	}
@@ -163,20 +167,43 @@ func (l *Ledger) submit(ctx context.Context, origin Origin, c *Command, wait boo
 	}
 	defer p.answered.Store(true)
 	appended := p.appended
+	// fail returns err, unless the fold has answered at the same moment.
+	fail := func(err error) (Decided, error) {
+		select {
+		case d, ok := <-decided:
+			if ok {
+				return d, nil
+			}
+		default:
+		}
+		return Decided{}, err
+	}
 	for {
 		select {
-		case d := <-decided:
+		case d, ok := <-decided:
+			if !ok {
+				return Decided{}, fmt.Errorf("%w: command %s: this replica decides nothing any more: %w", ErrUnknownOutcome, c.ID, ErrQuarantined)
+			}
 			return d, nil
 		case err := <-appended:
 			if err != nil {
-				return Decided{}, err
+				return fail(err)
 			}
 			if !wait {
 				return Decided{ID: c.ID}, nil
 			}
 			appended = nil // stored: from here on only the fold answers
 		case <-ctx.Done():
-			return Decided{}, fmt.Errorf("%w: command %s: %w", ErrUnknownOutcome, c.ID, ctx.Err())
+			return fail(fmt.Errorf("%w: command %s: %w", ErrUnknownOutcome, c.ID, ctx.Err()))
+		case <-l.done:
+			select {
+			case err := <-appended: // its answer was given before the end
+				if err != nil {
+					return fail(err)
+				}
+			default:
+			}
+			return fail(fmt.Errorf("%w: command %s: closing", ErrUnknownOutcome, c.ID))
 		}
 	}
 }

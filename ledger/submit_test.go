@@ -185,6 +185,24 @@ func TestSubmitFailures(t *testing.T) {
 	}
 }
 
+// TestUnknownMethod holds that a command whose origin no envelope can carry is refused
+// before it shares one with others, which would all be lost with it.
+func TestUnknownMethod(t *testing.T) {
+	broker := ledgertest.NewBroker()
+	log, err := broker.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	l := ledger.New(ledger.Config{Log: log, Watch: newFolder().watch, Ready: func() error { return nil }})
+	defer l.Close()
+	var rejection *ledger.Rejection
+	_, err = l.Append(t.Context(), ledger.Origin{Actor: "ann"}, grant(t, ledger.NewUUID(), "doc:a#viewer@user:ann"))
+	if !errors.As(err, &rejection) || rejection.Field != "method" || len(broker.Messages()) != 1 {
+		t.Errorf("Append = %v, want a rejection of the method", err)
+	}
+}
+
 // TestGroups holds that commands which arrive while one message is stored share the
 // next, and that a lone command does not wait for company.
 func TestGroups(t *testing.T) {

@@ -56,6 +56,11 @@ func (p *Projector) scrub(ctx context.Context) error {
 
 // fold follows the log, again after each failure of the log.
 func (p *Projector) fold(ctx context.Context) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	p.mu.Lock()
+	p.stopFold = stop // a quarantine that the watch finds ends the fold too
+	p.mu.Unlock()
 	for {
 		err := p.follow(ctx)
 		p.connected.Store(false)
@@ -96,6 +101,15 @@ func (p *Projector) quarantine(err error) {
 	defer p.mu.Unlock()
 	if p.lost == nil {
 		p.lost = err
+		if p.stopFold != nil {
+			p.stopFold()
+		}
+		for key, chans := range p.watchers { // nothing will be decided here any more
+			for _, ch := range chans {
+				close(ch)
+			}
+			delete(p.watchers, key)
+		}
 		p.cfg.Logger.Error("quarantined: this replica answers nothing until an operator decides", "error", err)
 		p.wake()
 	}
@@ -129,7 +143,15 @@ func Compare(ctx context.Context, log ledger.Log, pos ledger.Position) error {
 	if err != nil {
 		return err
 	}
-	if m.Chain(pos.Before) != pos.Chain {
+	return samePast(&m, pos)
+}
+
+// samePast checks that m is the message at the position.
+func samePast(m *ledger.Message, pos ledger.Position) error {
+	switch {
+	case m.Seq > pos.Seq:
+		return fmt.Errorf("%w: sequence %d, which this replica folded, is not in it any more", ledger.ErrGap, pos.Seq)
+	case m.Seq < pos.Seq || m.Chain(pos.Before) != pos.Chain:
 		return fmt.Errorf("%w: the message at sequence %d is not the one that this replica folded", ledger.ErrRewound, pos.Seq)
 	}
 	return nil
@@ -150,7 +172,18 @@ func (p *Projector) follow(ctx context.Context) error {
 	p.failure = nil
 	p.mu.Unlock()
 	bytes := 0
-	for m, err := range p.cfg.Log.Read(ctx, f.pos.Seq+1) {
+	// The message at the position is read again: nothing that happens to the log between
+	// comparing and reading can then put other messages behind what was folded.
+	check := f.pos.Seq > 0
+	for m, err := range p.cfg.Log.Read(ctx, max(f.pos.Seq, 1)) {
+		if err == nil && check {
+			if err := samePast(&m, f.pos); err != nil {
+				return err
+			}
+			check = false
+			p.noteHead(m.Seq + m.Pending)
+			continue
+		}
 		if err != nil {
 			if commitErr := p.commit(f); commitErr != nil {
 				return commitErr
@@ -191,6 +224,9 @@ func (p *Projector) follow(ctx context.Context) error {
 func (p *Projector) commit(f *folder) error {
 	if f.messages == 0 {
 		return nil
+	}
+	if lost := p.Quarantine(); lost != nil {
+		return lost // found meanwhile; what was read since then may be of the wrong past
 	}
 	decided := f.decided
 	if err := f.commit(); err != nil {
@@ -284,7 +320,8 @@ func (p *Projector) watch(ctx context.Context) error {
 			if _, last, err = p.cfg.Log.Head(ask); err == nil {
 				p.noteHead(last)
 				if last < applied {
-					err = fmt.Errorf("%w: it ends at sequence %d, this replica has folded up to %d", ledger.ErrRewound, last, applied)
+					// A head may look short just after an election; comparing settles that.
+					err = Compare(ctx, p.cfg.Log, p.index.Position())
 				}
 			}
 		}
@@ -347,6 +384,7 @@ func (f *folder) message(ctx context.Context, m *ledger.Message) error {
 		if err := f.skip(ctx, f.pos.Seq+1, m.Seq); err != nil {
 			return err
 		}
+		f.pos.Skipped += m.Seq - f.pos.Seq - 1
 	}
 	kind, _ := ledger.ParseSubject(m.Subject)
 	if m.Seq == 1 {
@@ -389,6 +427,9 @@ func (f *folder) command(in decide.Input) error {
 	}
 	for i := range records {
 		r := &records[i]
+		if err := f.skippedAll(r); err != nil {
+			return err
+		}
 		rev, leaf, err := f.batch.Append(*r, in.Origin, in.Raw, in.Version)
 		if err != nil {
 			return &indexError{fmt.Errorf("record: %w", err)}
@@ -406,6 +447,27 @@ func (f *folder) command(in decide.Input) error {
 				d.decided.ID = c.ID
 			}
 			f.decided = append(f.decided, d)
+		}
+	}
+	return nil
+}
+
+// skippedAll returns an [ledger.ErrGap] if the record accepts that messages are missing
+// which were folded here, when the log still had them: other replicas step over them,
+// and this one has to fold again without them.
+func (f *folder) skippedAll(r *decide.Record) error {
+	for i := range r.Effects {
+		if r.Effects[i].Kind != decide.SetEpoch {
+			continue
+		}
+		missing := uint64(0)
+		for _, cut := range r.Effects[i].Epoch.Cuts {
+			if cut.Missing && cut.To < f.pos.Seq {
+				missing += cut.To - cut.From + 1
+			}
+		}
+		if f.pos.Skipped < missing {
+			return fmt.Errorf("%w: epoch %d accepts that %d messages are missing, of which this replica has folded some", ledger.ErrGap, r.Effects[i].Epoch.Number, missing)
 		}
 	}
 	return nil

@@ -59,7 +59,9 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 			return nil, err
 		}
 	case AtRevision:
-		rev = f.Revision
+		if rev = f.Revision; rev == 0 {
+			return nil, fmt.Errorf("revision 0 of store %s, before its first entry: %w", store, ledger.ErrNotFound)
+		}
 		if h, ok := p.index.Head(store); ok && rev > h.Revision {
 			if err := p.latest(ctx); err != nil {
 				return nil, err
@@ -87,6 +89,9 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 		if err != nil {
 			return nil, err
 		}
+		if rev == 0 {
+			return nil, fmt.Errorf("store %s at a time before its first entry: %w", store, ledger.ErrNotFound)
+		}
 	}
 	return p.index.View(store, rev)
 }
@@ -101,12 +106,27 @@ func (p *Projector) Await(ctx context.Context, store ledger.ID, rev ledger.Revis
 
 // latest waits until everything that was in the log when it was called is folded.
 func (p *Projector) latest(ctx context.Context) error {
-	seq, err := p.barrier.Wait(ctx)
+	seq, err := p.askLog(ctx)
 	if err != nil {
 		return err
 	}
 	return p.waitFor(ctx, fmt.Sprintf("sequence %d is not folded here yet (at %d)", seq, p.applied.Load()),
 		func() bool { return p.applied.Load() >= seq })
+}
+
+// askLog returns a sequence that is newer than every message stored before it was
+// called.
+func (p *Projector) askLog(ctx context.Context) (uint64, error) {
+	if p.noSpace.Load() { // a barrier is a write like any other
+		return 0, p.Ready()
+	}
+	before := p.applied.Load()
+	seq, err := p.barrier.Wait(ctx)
+	if err == nil && seq <= before {
+		err = fmt.Errorf("%w: it gives sequence %d to a new message, this replica has folded up to %d", ledger.ErrRewound, seq, before)
+		p.quarantine(err)
+	}
+	return seq, err
 }
 
 // reach waits until the token's revision is folded, and checks that the token is of
@@ -150,7 +170,10 @@ func (p *Projector) awaitToken(ctx context.Context, t ledger.Token, reached func
 	if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	seq, err := p.barrier.Wait(ctx)
+	seq, err := p.askLog(ctx)
+	if ledger.IsQuarantine(err) {
+		return err
+	}
 	if err != nil { // the log takes no writes now: the fold may still get there
 		return p.waitFor(ctx, what, reached)
 	}

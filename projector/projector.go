@@ -71,6 +71,7 @@ type Projector struct {
 	mu       sync.Mutex // guards the fields below
 	lost     error      // why the replica is quarantined, or nil
 	failure  error      // why the fold is not reading just now, or nil
+	stopFold func()
 	changed  chan struct{}
 	watchers map[ledger.Key][]chan ledger.Decided
 	closed   bool
@@ -252,11 +253,15 @@ func (p *Projector) Status() Status {
 }
 
 // Watch registers interest in a command, as [ledger.Config] asks: the channel gets
-// what became of the next entry with this key.
+// what became of the next entry with this key, and is closed by a quarantine.
 func (p *Projector) Watch(k ledger.Key) (<-chan ledger.Decided, func()) {
 	ch := make(chan ledger.Decided, 1)
 	p.mu.Lock()
-	p.watchers[k] = append(p.watchers[k], ch)
+	if p.lost != nil {
+		close(ch)
+	} else {
+		p.watchers[k] = append(p.watchers[k], ch)
+	}
 	p.mu.Unlock()
 	return ch, func() {
 		p.mu.Lock()

@@ -150,6 +150,13 @@ func (r *recovery) foldAll(ctx context.Context) error {
 		return nil
 	}
 	for m, err := range r.cfg.Log.Read(ctx, f.pos.Seq+1) {
+		if errors.Is(err, ledger.ErrGap) && f.pos.Seq < last {
+			// The newest messages are counted, and are not there.
+			if err := f.commit(); err != nil {
+				return err
+			}
+			return f.skip(ctx, f.pos.Seq+1, last+1)
+		}
 		if err != nil {
 			return err
 		}

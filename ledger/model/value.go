@@ -49,6 +49,7 @@ type Field struct {
 // Limits of values.
 const (
 	MaxValueDepth = 16        // lists and maps within each other
+	MaxValues     = 1 << 16   // values in one JSON text, those in lists and maps among them
 	MaxContext    = 64 << 10  // bytes of an encoded context stored with a grant
 	maxValueBytes = 1 << 20   // bytes of one text
 	maxValueItems = 1_000_000 // items of one list or map
@@ -186,8 +187,9 @@ func ParseJSON(text []byte) (Value, error) {
 }
 
 type jsonParser struct {
-	text []byte
-	pos  int
+	text   []byte
+	pos    int
+	values int
 }
 
 func (p *jsonParser) fail(rule string, args ...any) error {
@@ -214,6 +216,9 @@ func (p *jsonParser) peek() byte {
 }
 
 func (p *jsonParser) value(depth int) (Value, error) {
+	if p.values++; p.values > MaxValues {
+		return Value{}, p.fail("more than %d values", MaxValues)
+	}
 	switch c := p.peek(); {
 	case c == '{':
 		return p.object(depth + 1)

@@ -138,7 +138,8 @@ func (r hashRow) time() int64 { return int64(binary.BigEndian.Uint64(r[len(r)-8:
 
 // appendPosition appends the value of the position row:
 //
-//	format, uvarint | log 16 | seq, uvarint | before 32 | chain 32 | epoch, uvarint | accumulator 32
+//	format, uvarint | log 16 | seq, uvarint | before 32 | chain 32 | epoch, uvarint |
+//	skipped, uvarint | accumulator 32
 func appendPosition(dst []byte, p ledger.Position, sum accumulator) []byte {
 	dst = wire.AppendUvarint(dst, formatVersion)
 	dst = append(dst, p.Log[:]...)
@@ -146,6 +147,7 @@ func appendPosition(dst []byte, p ledger.Position, sum accumulator) []byte {
 	dst = append(dst, p.Before[:]...)
 	dst = append(dst, p.Chain[:]...)
 	dst = wire.AppendUvarint(dst, p.Epoch)
+	dst = wire.AppendUvarint(dst, p.Skipped)
 	hash := sum.hash()
 	return append(dst, hash[:]...)
 }
@@ -165,6 +167,7 @@ func decodePosition(value []byte) (ledger.Position, accumulator, error) {
 	copy(p.Before[:], d.Raw(len(p.Before)))
 	copy(p.Chain[:], d.Raw(len(p.Chain)))
 	p.Epoch = d.Uvarint()
+	p.Skipped = d.Uvarint()
 	var hash ledger.Hash
 	copy(hash[:], d.Raw(len(hash)))
 	if err := d.Done(); err != nil {
