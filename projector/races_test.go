@@ -16,7 +16,7 @@ import (
 )
 
 // The tests of this file are about what happens to the log between two steps of the
-// projector. Each failed before its fix.
+// projector, and at the edges of recovery. Those of races failed, or hung, before their fixes.
 
 // other is the subject of another edge on the same log.
 var other = ledger.Subject("main", ledger.EdgeSubject, "other")
