@@ -71,7 +71,7 @@ func newWorld(t testing.TB, source string) *world {
 
 func (w *world) write(source string) {
 	w.t.Helper()
-	m, err := dsl.Compile(ledger.SourceDSL, []byte(source))
+	m, err := dsl.Compile(ledger.SourceDSL, []byte(source), dsl.Limits{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

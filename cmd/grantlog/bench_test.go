@@ -52,7 +52,7 @@ func BenchmarkWrites(b *testing.B) {
 	}
 	store := ledger.NewID()
 	submit(&ledger.Command{ID: ledger.NewUUID(), Store: ledger.System, Changes: []ledger.Change{{Kind: ledger.CreateStore, Store: store, Name: "bench", Admin: "ann"}}})
-	m, err := dsl.Compile(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype user\ntype doc\n  relations\n    define viewer: [user]\n"))
+	m, err := dsl.Compile(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype user\ntype doc\n  relations\n    define viewer: [user]\n"), dsl.Limits{})
 	if err != nil {
 		b.Fatal(err)
 	}

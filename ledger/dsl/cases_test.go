@@ -412,7 +412,7 @@ func TestSampleStores(t *testing.T) {
 	compile := func(t *testing.T, kind ledger.SourceKind, source []byte) {
 		t.Helper()
 		models++
-		compiled, err := Compile(kind, source)
+		compiled, err := Compile(kind, source, Limits{})
 		if err != nil {
 			t.Fatalf("%s\n%s", err, source)
 		}

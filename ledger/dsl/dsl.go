@@ -31,13 +31,21 @@ import (
 	"github.com/grantlog/grantlog/ledger/model"
 )
 
-// Limits bound what [Parse] reads. A zero field is its default. Package model has
-// limits of its own, for ever; these may be anything up to them.
+// Limits bound what [Parse] reads. A zero field is its default. The log's format and
+// package model have limits of their own, for ever, so that a model that is to be
+// written ([Compile]) may be limited further, and not less: [ledger.MaxModelSource]
+// bytes of source, and [model.MaxTypes] types.
 type Limits struct {
 	Source int // bytes of the source; by default [ledger.MaxModelSource]
-	Types  int // types of the model; by default 500
+	Types  int // types of the model; by default 100
 	Errors int // mistakes that are reported; by default 100
 }
+
+// The defaults of [Limits].
+const (
+	defaultTypes  = 100
+	defaultErrors = 100
+)
 
 // An Error is one mistake in a source, and where it is.
 type Error struct {
@@ -95,7 +103,7 @@ func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, 
 	default:
 		d.giveUp(place{}, "", "unknown kind of source %d", kind)
 	}
-	if n, most := len(d.model.Types), cmp.Or(limits.Types, 500); n > most {
+	if n, most := len(d.model.Types), cmp.Or(limits.Types, defaultTypes); n > most {
 		d.giveUp(d.schema, "", "a model must define at most %d types, this defines %d", most, n)
 	}
 	if !d.broken {
@@ -108,9 +116,11 @@ func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, 
 }
 
 // Compile parses a source and returns it as it is written to a store, under a new id.
+// Of the limits, that of the source is [ledger.MaxModelSource] at most.
 // An error is an [*Errors].
-func Compile(kind ledger.SourceKind, source []byte) (ledger.ModelSource, error) {
-	m, err := Parse(kind, source, Limits{})
+func Compile(kind ledger.SourceKind, source []byte, limits Limits) (ledger.ModelSource, error) {
+	limits.Source = min(cmp.Or(limits.Source, ledger.MaxModelSource), ledger.MaxModelSource)
+	m, err := Parse(kind, source, limits)
 	if err != nil {
 		return ledger.ModelSource{}, err
 	}
@@ -183,7 +193,7 @@ type draft struct {
 
 func newDraft() *draft {
 	return &draft{
-		most:        100,
+		most:        defaultErrors,
 		types:       make(map[string]place),
 		relations:   make(map[relationKey][]mention),
 		tuplesets:   make(map[relationKey]bool),

@@ -232,7 +232,7 @@ func TestLimits(t *testing.T) {
 
 func TestCompile(t *testing.T) {
 	source := []byte(base)
-	s, err := Compile(ledger.SourceDSL, source)
+	s, err := Compile(ledger.SourceDSL, source, Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func TestCompile(t *testing.T) {
 		t.Fatal(err)
 	}
 	sameModel(t, m, want, true)
-	if _, err := Compile(ledger.SourceDSL, []byte("model")); err == nil {
+	if _, err := Compile(ledger.SourceDSL, []byte("model"), Limits{}); err == nil {
 		t.Error("a broken model compiles")
 	}
 }

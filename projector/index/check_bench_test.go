@@ -67,7 +67,7 @@ func newCheckStore(b *testing.B) *checkStore {
 	s := &checkStore{x: x, id: ledger.NewID(), documents: *checkTuples / 5}
 	s.groups = s.documents * 3 / membersPerGroup
 	s.revision = make([]ledger.Revision, s.documents)
-	m, err := dsl.Compile(ledger.SourceDSL, []byte(checkModel))
+	m, err := dsl.Compile(ledger.SourceDSL, []byte(checkModel), dsl.Limits{})
 	if err != nil {
 		b.Fatal(err)
 	}

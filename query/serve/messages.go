@@ -342,7 +342,7 @@ func readModelSource(field string, m *pb.ModelSource, command ledger.UUID) (ledg
 			return ledger.ModelSource{}, err
 		}
 	}
-	source, err := dsl.Compile(kind, []byte(m.GetSource()))
+	source, err := dsl.Compile(kind, []byte(m.GetSource()), dsl.Limits{})
 	if err != nil {
 		return ledger.ModelSource{}, malformed(field+".source", "%s", err)
 	}
