@@ -17,12 +17,16 @@
 // CEL does not compile to a boolean. The language's own parser loses the order of
 // relations, the places of names and what is defined twice; therefore its grammar's
 // tree is read here directly.
+//
+// In one thing the sources read here go beyond that grammar: a parameter may be of the
+// type any, which OpenFGA documents and its JSON form has, and the grammar left out.
 package dsl
 
 import (
 	"cmp"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -106,8 +110,11 @@ func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, 
 	if n, most := len(d.model.Types), cmp.Or(limits.Types, defaultTypes); n > most {
 		d.giveUp(d.schema, "", "a model must define at most %d types, this defines %d", most, n)
 	}
-	if !d.broken {
+	switch {
+	case !d.broken:
 		d.validate()
+	case kind == ledger.SourceModules:
+		d.validateNames()
 	}
 	if len(d.errs) > 0 {
 		return nil, d.errors()
@@ -166,7 +173,8 @@ const (
 	typeRole           // the type of an entry in brackets
 	conditionRole      // the condition of one
 	computedRole       // a relation of the same type
-	tuplesetRole       // what follows "from"
+	fromRole           // a relation of other types, asked by way of the mention after it
+	tuplesetRole       // that one, which follows "from"
 )
 
 // A relationKey names a relation of a type, and a parameter of a condition.
@@ -183,8 +191,8 @@ type draft struct {
 
 	schema      place
 	types       map[string]place
-	relations   map[relationKey][]mention // the first is the relation's own name
-	tuplesets   map[relationKey]bool      // whether it may follow "from"
+	relations   map[relationKey][]mention      // the first is the relation's own name
+	tuplesets   map[relationKey][]model.Direct // of those that may follow "from", what they are granted to
 	conditions  map[string]place
 	params      map[relationKey]place
 	expressions map[string]place // where the CEL begins
@@ -196,7 +204,7 @@ func newDraft() *draft {
 		most:        defaultErrors,
 		types:       make(map[string]place),
 		relations:   make(map[relationKey][]mention),
-		tuplesets:   make(map[relationKey]bool),
+		tuplesets:   make(map[relationKey][]model.Direct),
 		conditions:  make(map[string]place),
 		params:      make(map[relationKey]place),
 		expressions: make(map[string]place),
@@ -233,7 +241,9 @@ func (d *draft) addRelation(t *model.Type, r model.Relation, mentions []mention)
 		return
 	}
 	d.relations[key] = mentions
-	d.tuplesets[key] = r.Rule.Op == model.This && !slices.ContainsFunc(r.Direct, func(k model.Direct) bool { return k.Wildcard || k.Relation != "" })
+	if r.Rule.Op == model.This && !slices.ContainsFunc(r.Direct, func(k model.Direct) bool { return k.Wildcard || k.Relation != "" }) {
+		d.tuplesets[key] = r.Direct
+	}
 	t.Relations = append(t.Relations, r)
 }
 
@@ -298,6 +308,10 @@ func (d *draft) validate() {
 			seen[key]++
 		}
 	}
+	for i := range d.model.Types {
+		d.loops(&d.model.Types[i])
+		d.empty(&d.model.Types[i])
+	}
 	for i := range d.model.Conditions {
 		c := &d.model.Conditions[i]
 		_, issues := compile(c)
@@ -317,26 +331,121 @@ func (d *draft) validate() {
 	}
 }
 
+// validateNames is validate for modules of which a part could not be read: it holds
+// what was read against the rules that no other file can change, those of names and of
+// conditions.
+func (d *draft) validateNames() {
+	named := model.Model{Schema: "1.2", Types: []model.Type{{Name: "none"}}, Conditions: d.model.Conditions}
+	if len(d.model.Types) > 0 {
+		named.Types = nil
+	}
+	for _, t := range d.model.Types {
+		bare := model.Type{Name: t.Name, Module: t.Module}
+		for _, r := range t.Relations {
+			bare.Relations = append(bare.Relations, model.Relation{Name: r.Name, Module: r.Module,
+				Rule: model.Rule{Op: model.This}, Direct: []model.Direct{{Type: t.Name}}})
+		}
+		named.Types = append(named.Types, bare)
+	}
+	d.model = named
+	d.validate()
+}
+
+// loops finds the relations of a type that are computed from themselves on the same
+// object: the strongly connected parts, by Tarjan's algorithm. Package model names
+// where each loop closes; here each relation of it is named, since any may be the one
+// to change.
+func (d *draft) loops(t *model.Type) {
+	relations := make(map[string]*model.Relation, len(t.Relations))
+	for i := range t.Relations {
+		relations[t.Relations[i].Name] = &t.Relations[i]
+	}
+	number, lowest, part := make(map[string]int), make(map[string]int), make(map[string]int)
+	var open []string
+	var visit func(name string)
+	visit = func(name string) {
+		number[name] = len(number) + 1
+		lowest[name] = number[name]
+		open = append(open, name)
+		eachComputed(&relations[name].Rule, func(next string) {
+			switch {
+			case relations[next] == nil: // named as unknown already
+			case number[next] == 0:
+				visit(next)
+				lowest[name] = min(lowest[name], lowest[next])
+			case part[next] == 0:
+				lowest[name] = min(lowest[name], number[next])
+			}
+		})
+		if lowest[name] == number[name] {
+			at := slices.Index(open, name)
+			for _, member := range open[at:] {
+				part[member] = number[name]
+			}
+			open = open[:at]
+		}
+	}
+	for i := range t.Relations {
+		if name := t.Relations[i].Name; number[name] == 0 {
+			visit(name)
+		}
+	}
+	for i := range t.Relations {
+		r, by := &t.Relations[i], ""
+		eachComputed(&r.Rule, func(next string) {
+			if by == "" && part[next] == part[r.Name] {
+				by = next
+			}
+		})
+		at := d.relations[relationKey{t.Name, r.Name}][0].at
+		if by != "" && !slices.ContainsFunc(d.errs, func(e Error) bool { return (place{e.File, e.Line, e.Col}) == at }) {
+			d.fail(at, r.Name, "relation %+q of type %+q: it is computed from itself on the same object, by way of %+q", r.Name, t.Name, by)
+		}
+	}
+}
+
+// eachComputed calls yield with each relation of the same object that a rule names.
+func eachComputed(rule *model.Rule, yield func(name string)) {
+	if rule.Op == model.Computed {
+		yield(rule.Relation)
+	}
+	for i := range rule.Children {
+		eachComputed(&rule.Children[i], yield)
+	}
+}
+
+// empty finds the relations of a type that nobody could ever hold because they
+// subtract what they begin with. Package model, whose rules are frozen, has no rule of
+// it; a model written before there was one still answers, with no.
+func (d *draft) empty(t *model.Type) {
+	for i := range t.Relations {
+		if r := &t.Relations[i]; r.Rule.Op == model.Exclude && len(r.Rule.Children) == 2 && reflect.DeepEqual(r.Rule.Children[0], r.Rule.Children[1]) {
+			mentions := d.relations[relationKey{t.Name, r.Name}]
+			d.fail(mentions[min(1, len(mentions)-1)].at, r.Name, "relation %+q of type %+q: nobody could ever hold it: it subtracts what it begins with", r.Name, t.Name)
+		}
+	}
+}
+
 // locate returns the place of what a fault is about: of several mentions of it in one
 // relation the nth, those first that are wrong by themselves.
 func (d *draft) locate(f model.Fault, nth int) place {
 	switch {
 	case f.Relation != "":
-		var at []place
-		for _, m := range d.relations[relationKey{f.Type, f.Relation}] {
-			if m.text == f.Thing && d.wrong(f.Type, m) {
-				at = append(at, m.at)
+		var wrong, right []place
+		mentions := d.relations[relationKey{f.Type, f.Relation}]
+		for i, m := range mentions {
+			switch {
+			case m.text != f.Thing:
+			case d.wrong(f.Type, mentions[i:]):
+				wrong = append(wrong, m.at)
+			default:
+				right = append(right, m.at)
 			}
 		}
-		for _, m := range d.relations[relationKey{f.Type, f.Relation}] {
-			if m.text == f.Thing && !d.wrong(f.Type, m) {
-				at = append(at, m.at)
-			}
-		}
-		if len(at) > 0 {
+		if at := append(wrong, right...); len(at) > 0 {
 			return at[min(nth, len(at)-1)]
 		}
-		return d.relations[relationKey{f.Type, f.Relation}][0].at
+		return mentions[0].at
 	case f.Type != "":
 		return d.types[f.Type]
 	case f.Condition != "":
@@ -348,19 +457,22 @@ func (d *draft) locate(f model.Fault, nth int) place {
 	return d.schema
 }
 
-// wrong reports whether a mention in a relation of type owner names what is not there
-// or what cannot stand there.
-func (d *draft) wrong(owner string, m mention) bool {
+// wrong reports whether the first of some mentions in a relation of type owner names
+// what is not there or what cannot stand there.
+func (d *draft) wrong(owner string, mentions []mention) bool {
 	known := true
-	switch m.role {
+	switch m := mentions[0]; m.role {
 	case typeRole:
 		_, known = d.types[m.text]
 	case conditionRole:
 		_, known = d.conditions[m.text]
 	case computedRole:
 		_, known = d.relations[relationKey{owner, m.text}]
+	case fromRole:
+		to, set := d.tuplesets[relationKey{owner, mentions[1].text}]
+		known = !set || slices.ContainsFunc(to, func(k model.Direct) bool { return d.relations[relationKey{k.Type, m.text}] != nil })
 	case tuplesetRole:
-		known = d.tuplesets[relationKey{owner, m.text}]
+		_, known = d.tuplesets[relationKey{owner, m.text}]
 	}
 	return !known
 }

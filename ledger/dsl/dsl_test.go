@@ -3,6 +3,7 @@ package dsl
 import (
 	"bytes"
 	"cmp"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -138,7 +139,8 @@ func TestErrors(t *testing.T) {
 		source string
 		want   []string // file:line:col: part of the message | thing
 	}{
-		{"nothing", ledger.SourceDSL, "", []string{"1:1: mismatched input|"}},
+		{"nothing", ledger.SourceDSL, "", []string{"1:1: there is nothing here but space and comments; a model begins with|"}},
+		{"comments alone", ledger.SourceDSL, " \n# model\n\t", []string{"1:1: there is nothing here but space and comments; a model begins with|"}},
 		{"not UTF-8", ledger.SourceDSL, "model\n  schema 1.1\ntype ä\xff", []string{"3:7: the source must be valid UTF-8|"}},
 		{"a character of no token", ledger.SourceDSL, head + "type ä\n", []string{"4:6: token recognition error|", "4:7: mismatched input|"}},
 		{"a misspelt word", ledger.SourceDSL, head + "type doc\n  relations\n    defin a: [user]\n", []string{"6:5: no viable alternative|defin"}},
@@ -157,6 +159,15 @@ func TestErrors(t *testing.T) {
 		{"an unknown condition", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with c]\n", []string{`6:26: relation "a" of type "doc": there is no condition "c"|c`}},
 		{"from what is computed", ledger.SourceDSL, head + "type doc\n  relations\n    define p: [doc] or p from p\n", []string{`6:31: relation "p" of type "doc"|p`}},
 		{"a loop", ledger.SourceDSL, head + "type doc\n  relations\n    define a: b\n    define b: a\n", []string{"6:12: |a", "7:12: |b"}},
+		{"a loop of three that somebody could hold", ledger.SourceDSL, head + "type doc\n  relations\n    define a: b\n    define b: [user] or c\n    define c: [user] but not a\n    define d: a\n",
+			[]string{`6:12: relation "a" of type "doc": it is computed from itself on the same object, by way of "b"|a`, `7:12: relation "b" of type "doc": it is computed from itself|b`, `8:12: relation "c" of type "doc": it is computed from itself|c`, `8:30: relation "c" of type "doc": it is computed from "a"|a`}},
+		{"nothing is left", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define b: a but not a\n", []string{`7:15: relation "b" of type "doc": nobody could ever hold it: it subtracts what it begins with|b`}},
+		{"nothing is left in JSON", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"doc\", \"relations\": {\n\"a\": {\"difference\": {\"base\": {\"this\": {}}, \"subtract\": {\"this\": {}}}}},\n\"metadata\": {\"relations\": {\"a\": {\"directly_related_user_types\": [{\"type\": \"doc\"}]}}}}]}", []string{`3:66: relation "a" of type "doc": nobody could ever hold it|a`}},
+		{"from without such a relation, under the relation's own name", ledger.SourceDSL, head + "type doc\n  relations\n    define p: [user]\n    define a: [user] or a from p\n", []string{`7:25: relation "a" of type "doc": no type that "p" may be granted to has a relation "a"|a`}},
+		{"from without such a relation, beside one that is there", ledger.SourceDSL, head + "type doc\n  relations\n    define p: [user]\n    define q: [doc]\n    define a: [user] or a from q or a from p\n", []string{`8:37: relation "a" of type "doc": no type that "p" may be granted to has a relation "a"|a`}},
+		{"an unknown type of parameters", ledger.SourceDSL, head + "condition c(x: integer) {\n  x > 1\n}\n", []string{`4:16: there is no type of parameters "integer"; there are bool, string, int,|integer`}},
+		{"a list of lists", ledger.SourceDSL, head + "condition c(x: list<list<int>>) {\n  true\n}\n", []string{`4:21: the elements of a list or map must be bool, string, int,|list`}},
+		{"a list of nothing", ledger.SourceDSL, head + "condition c(x: list) {\n  true\n}\n", []string{`4:20: |)`}},
 		{"a condition twice", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with c]\ncondition c(x: int) {\n  x > 1\n}\ncondition c(x: int) {\n  x > 1\n}\n", []string{`10:11: the condition "c" is defined twice|c`}},
 		{"a parameter twice", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user with c]\ncondition c(x: int, x: int) {\n  x > 1\n}\n", []string{`7:21: the parameter "x" of condition "c" is defined twice|x`}},
 		{"CEL does not parse", ledger.SourceDSL, head + "condition c(x: int) {\n  x > 1 &&\n  x >\n}\n", []string{`6:6: condition "c": Syntax error|c`}},
@@ -192,6 +203,11 @@ func TestErrors(t *testing.T) {
 			[]string{`b.fga:4:12: the relation "a" of type "doc" is defined twice; the first is at a.fga:4:12|a`, `b.fga:5:16: relation "c" of type "doc": there is no type "usr"|usr`, `b.fga:6:13: the type "nothing" that is extended here is defined nowhere|nothing`, `a.fga:5:6: the type "user" is defined twice; the first is at b.fga:7:6|user`}},
 		{"syntax in two modules", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [b.fga, a.fga]\n-- b.fga --\nmodule b\ntyp x\n-- a.fga --\nmodel\n  schema 1.1\ntype user\n",
 			[]string{"b.fga:2:1: |typ", "a.fga:1:1: the file is not a module|model"}},
+		{"names beside a module that cannot be read", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [a.fga, b.fga]\n-- a.fga --\nmodule a\ntype self\nextend type there\n  relations\n    define this: [user]\n    define x: [nothing] or nobody\ncondition c(x: int) {\n  y\n}\n-- b.fga --\nmodule b\ntyp there\n",
+			[]string{`a.fga:2:6: type "self": "self" is a reserved word|self`, `a.fga:8:3: condition "c": undeclared reference|c`, "b.fga:2:1: |typ"}},
+		{"names of what is extended, beside a module that cannot be read", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [a.fga, b.fga, c.fga]\n-- a.fga --\nmodule a\nextend type there\n  relations\n    define this: [user]\n    define x: [nothing] or nobody\n    define y: [user]\n-- b.fga --\nmodule b\ntyp x\n-- c.fga --\nmodule c\ntype there\n  relations\n    define y: [user]\n",
+			[]string{`a.fga:4:12: relation "this" of type "there": "this" is a reserved word|this`, `a.fga:6:12: the relation "y" of type "there" is defined twice; the first is at c.fga:4:12|y`, "b.fga:2:1: |typ"}},
+		{"an empty module", ledger.SourceModules, "-- fga.mod --\nschema: '1.2'\ncontents: [a.fga]\n-- a.fga --\n", []string{`a.fga:1:1: there is nothing here but space and comments|`}},
 		{"no such kind", 9, "x", []string{"unknown kind of source 9|"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -213,16 +229,43 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// ofTypes returns a model of n types.
+func ofTypes(n int) []byte {
+	source := []byte("model\n  schema 1.1\n")
+	for i := range n {
+		source = fmt.Appendf(source, "type t%d\n", i)
+	}
+	return source
+}
+
 func TestLimits(t *testing.T) {
-	source := []byte("model\n  schema 1.1\ntype user\n")
-	if _, err := Parse(ledger.SourceDSL, source, Limits{Source: len(source)}); err != nil {
-		t.Error(err)
+	padded := func(n int) []byte { return append(ofTypes(1), bytes.Repeat([]byte("\n"), n-len(ofTypes(1)))...) }
+	for _, tt := range []struct {
+		name   string
+		source []byte
+		limits Limits
+		want   string // part of the message; "" if it is accepted
+	}{
+		{"types by default", ofTypes(100), Limits{}, ""},
+		{"one type more", ofTypes(101), Limits{}, "2:10: a model must define at most 100 types, this defines 101"},
+		{"more types on demand", ofTypes(101), Limits{Types: 101}, ""},
+		{"fewer types on demand", ofTypes(2), Limits{Types: 1}, "2:10: a model must define at most 1 types, this defines 2"},
+		{"types at the end of what there is", ofTypes(model.MaxTypes), Limits{Types: 1 << 20}, ""},
+		{"and one more", ofTypes(model.MaxTypes + 1), Limits{Types: 1 << 20}, "at most 1000 types"},
+		{"bytes by default", padded(ledger.MaxModelSource), Limits{}, ""},
+		{"one byte more", padded(ledger.MaxModelSource + 1), Limits{}, "the source must be at most 262144 bytes, is 262145"},
+		{"fewer bytes on demand", ofTypes(1), Limits{Source: 10}, "the source must be at most 10 bytes, is 27"},
+		{"more bytes on demand are not for the log", padded(ledger.MaxModelSource + 1), Limits{Source: 1 << 20}, "the source must be at most 262144 bytes, is 262145"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Compile(ledger.SourceDSL, tt.source, tt.limits)
+			if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("Compile error = %v, want %q", err, tt.want)
+			}
+		})
 	}
-	if _, err := Parse(ledger.SourceDSL, source, Limits{Source: len(source) - 1}); err == nil {
-		t.Error("a source over the limit is accepted")
-	}
-	if _, err := Parse(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype user\ntype doc\n"), Limits{Types: 1}); err == nil || !strings.Contains(err.Error(), "at most 1 types") {
-		t.Errorf("two types: %v, want the limit of one", err)
+	if _, err := Parse(ledger.SourceDSL, padded(ledger.MaxModelSource+1), Limits{Source: 1 << 20}); err != nil {
+		t.Errorf("Parse alone reads more on demand: %s", err)
 	}
 	_, err := Parse(ledger.SourceDSL, []byte("model\n  schema 1.1\ntype doc\n  relations\n    define a: [x, y, z]\n"), Limits{Errors: 2})
 	if found := foundErrors(t, err); len(found) != 3 || found[2].Message != "and 1 more" {
@@ -373,7 +416,7 @@ func TestPrepare(t *testing.T) {
 	} {
 		runes := []rune(tt.in)
 		d := newDraft()
-		bodies := d.prepare("", runes)
+		bodies := d.prepare("", runes).bodies
 		if string(runes) != tt.want || len(d.errs) > 0 {
 			t.Errorf("%q becomes\n%q, want\n%q, %v", tt.in, string(runes), tt.want, d.errs)
 		}

@@ -365,7 +365,7 @@ func (p *jsonReader) rule(n *node, mentions *[]mention, depth int) model.Rule {
 		case "tuple_to_userset":
 			parts := p.object(f, "tupleToUserset", "tupleset! computed_userset!")
 			if len(parts) == 2 {
-				return model.Rule{Op: model.From, Relation: name(parts["computed_userset"], "computedUserset", otherRole), Tupleset: name(parts["tupleset"], "tupleset", tuplesetRole)}
+				return model.Rule{Op: model.From, Relation: name(parts["computed_userset"], "computedUserset", fromRole), Tupleset: name(parts["tupleset"], "tupleset", tuplesetRole)}
 			}
 		case "union", "intersection":
 			rule := model.Rule{Op: model.Union}
@@ -399,7 +399,7 @@ func (p *jsonReader) condition(f field) {
 		c.Module = p.string(p.object(metadata, "metadata", "module source_info")["module"], "module")
 	}
 	for _, param := range p.named(def["parameters"], "parameters") {
-		p.draft.addParam(&c, model.Param{Name: param.name, Type: p.paramType(param.node, true)}, p.place(param.at))
+		p.draft.addParam(&c, model.Param{Name: param.name, Type: p.paramType(param.node)}, p.place(param.at))
 	}
 	at := f.at
 	if def["expression"] != nil {
@@ -408,9 +408,9 @@ func (p *jsonReader) condition(f field) {
 	p.draft.addCondition(c, p.place(f.at), p.place(at))
 }
 
-// paramType reads the type of a parameter. The elements of lists and maps are of
-// plain types.
-func (p *jsonReader) paramType(n *node, outer bool) model.ParamType {
+// paramType reads the type of a parameter. Unlike the modeling language, OpenFGA's API
+// has lists and maps whose elements are lists and maps.
+func (p *jsonReader) paramType(n *node) model.ParamType {
 	none := model.ParamType{Kind: model.ParamAny}
 	fields := p.object(n, "a parameter", "type_name! generic_types")
 	if fields["type_name"] == nil {
@@ -419,15 +419,15 @@ func (p *jsonReader) paramType(n *node, outer bool) model.ParamType {
 	name := p.string(fields["type_name"], "type_name")
 	kind, ok := paramKinds[strings.ToLower(strings.TrimPrefix(name, "TYPE_NAME_"))]
 	container := kind == model.ParamList || kind == model.ParamMap
-	if !ok || !strings.HasPrefix(name, "TYPE_NAME_") || container && !outer {
-		p.fail(fields["type_name"].at, name, "there is no type of parameters %+q here", name)
+	if !ok || !strings.HasPrefix(name, "TYPE_NAME_") {
+		p.fail(fields["type_name"].at, name, "there is no type of parameters %+q", name)
 		return none
 	}
 	t := model.ParamType{Kind: kind}
 	generics := p.list(fields["generic_types"], "generic_types")
 	switch {
 	case container && len(generics) == 1:
-		elem := p.paramType(generics[0], false)
+		elem := p.paramType(generics[0])
 		t.Elem = &elem
 	case container:
 		p.fail(n.at, name, "%s must have one type of elements in generic_types", name)

@@ -29,7 +29,13 @@ func (d *draft) readDSL(text string) {
 // A tree is what the grammar makes of one file.
 type tree struct {
 	grammar.IMainContext
+	prepared
+}
+
+// A prepared is what the parser does not see of a file.
+type prepared struct {
 	bodies map[place]body // of conditions, by the place of their '{'
+	anys   map[place]bool // where the type of a parameter is any
 }
 
 // A body is the text between a condition's braces, and where it begins.
@@ -43,7 +49,11 @@ type body struct {
 func (d *draft) parse(file, text string) *tree {
 	before := len(d.errs)
 	runes := []rune(blankComments(text))
-	t := &tree{bodies: d.prepare(file, runes)}
+	if len(runes) == 0 {
+		d.giveUp(place{file, 1, 1}, "", "there is nothing here but space and comments; a model begins with \"model\" and \"schema 1.1\", a module with \"module\" and its name")
+		return nil
+	}
+	t := &tree{prepared: d.prepare(file, runes)}
 	if len(d.errs) > before {
 		return nil
 	}
@@ -72,11 +82,12 @@ func newLexer(runes []rune) *grammar.OpenFGALexer {
 // prepare blanks what would cost the generated parser time beyond all measure, and
 // means nothing to it: the bodies of conditions, which it takes apart token by token
 // although CEL reads them anyway (quadratic), and parentheses directly within
-// parentheses (cubic). Lines and columns stay. It returns the bodies.
-func (d *draft) prepare(file string, runes []rune) map[place]body {
+// parentheses (cubic). The type any, which the grammar does not know, becomes int.
+// Lines and columns stay. It returns the bodies, and where any stood.
+func (d *draft) prepare(file string, runes []rune) prepared {
 	stream := antlr.NewCommonTokenStream(newLexer(runes), antlr.TokenDefaultChannel)
 	stream.Fill()
-	bodies := make(map[place]body)
+	bodies, anys := make(map[place]body), make(map[place]bool)
 	var (
 		brace     antlr.Token   // the '{' of the condition under way
 		condition bool          // a condition is under way
@@ -108,8 +119,14 @@ func (d *draft) prepare(file string, runes []rune) map[place]body {
 			if defining && !condition {
 				if open = append(open, t); len(open) > model.MaxRuleDepth {
 					d.giveUp(tokenPlace(file, t), "(", "parentheses are nested deeper than %d", model.MaxRuleDepth)
-					return nil
+					return prepared{}
 				}
+			}
+		case grammar.OpenFGALexerIDENTIFIER:
+			if condition && brace == nil && t.GetText() == "any" && last != nil &&
+				(last.GetTokenType() == grammar.OpenFGALexerCOLON || last.GetTokenType() == grammar.OpenFGALexerLESS) {
+				copy(runes[t.GetStart():], []rune("int"))
+				anys[tokenPlace(file, t)] = true
 			}
 		case grammar.OpenFGALexerRPAREN:
 			if !defining || condition || len(open) == 0 {
@@ -127,7 +144,7 @@ func (d *draft) prepare(file string, runes []rune) map[place]body {
 		}
 		last = t
 	}
-	return bodies
+	return prepared{bodies, anys}
 }
 
 // bodyOf blanks a body, and returns what it was without the space around it.
@@ -201,11 +218,22 @@ func (l *syntaxListener) SyntaxError(recognizer antlr.Recognizer, symbol any, li
 	thing := ""
 	if token, ok := symbol.(antlr.Token); ok && token.GetTokenType() != antlr.TokenEOF {
 		thing = strings.TrimSpace(token.GetText())
-		if hint := mixed(recognizer, token); hint != "" {
+		if strings.Contains(message, "CONDITION_PARAM_TYPE") {
+			message = paramHint(message, thing)
+		} else if hint := mixed(recognizer, token); hint != "" {
 			message = hint
 		}
 	}
 	l.draft.giveUp(place{l.file, line, column + 1}, thing, "%s", message)
+}
+
+// paramHint says what stands where the grammar wants the type of a parameter.
+func paramHint(message, thing string) string {
+	const plain = "bool, string, int, uint, double, duration, timestamp, ipaddress or any"
+	if strings.Contains(message, "CONDITION_PARAM_CONTAINER") {
+		return fmt.Sprintf("there is no type of parameters %+q; there are %s, and list<…> and map<…> of one of these", thing, plain)
+	}
+	return fmt.Sprintf("the elements of a list or map must be %s, not %+q", plain, thing)
 }
 
 // mixed explains the commonest mistake, for which the parser's words are of little
@@ -258,7 +286,7 @@ func (d *draft) definitions(file, module string, main *tree) (extensions []exten
 		}
 	}
 	for _, c := range main.Conditions().AllCondition() {
-		d.condition(file, module, c, main.bodies[tokenPlace(file, c.LBRACE().GetSymbol())])
+		d.condition(file, module, c, main.prepared)
 	}
 	return extensions
 }
@@ -282,7 +310,9 @@ func (d *draft) extend(e extension) {
 			return
 		}
 	}
-	d.fail(e.at, e.name, "the type %+q that is extended here is defined nowhere", e.name)
+	if !d.broken { // else the type may stand in a file that could not be read
+		d.fail(e.at, e.name, "the type %+q that is extended here is defined nowhere", e.name)
+	}
 }
 
 func (d *draft) relationsOf(file, module string, t *model.Type, def grammar.ITypeDefContext) {
@@ -323,7 +353,7 @@ func (r *ruleReader) rule(node antlr.Tree) model.Rule {
 			r.mention(computed.GetText(), computed.GetStart(), computedRole)
 			return model.Rule{Op: model.Computed, Relation: computed.GetText()}
 		}
-		r.mention(computed.GetText(), computed.GetStart(), otherRole)
+		r.mention(computed.GetText(), computed.GetStart(), fromRole)
 		r.mention(tupleset.GetText(), tupleset.GetStart(), tuplesetRole)
 		return model.Rule{Op: model.From, Relation: computed.GetText(), Tupleset: tupleset.GetText()}
 	}
@@ -384,17 +414,23 @@ var paramKinds = map[string]model.ParamKind{
 	"timestamp": model.ParamTimestamp, "ipaddress": model.ParamIPAddress, "list": model.ParamList, "map": model.ParamMap,
 }
 
-func (d *draft) condition(file, module string, def grammar.IConditionContext, body body) {
-	name := def.ConditionName()
+func (d *draft) condition(file, module string, def grammar.IConditionContext, prepared prepared) {
+	name, body := def.ConditionName(), prepared.bodies[tokenPlace(file, def.LBRACE().GetSymbol())]
+	plain := func(t antlr.Token) model.ParamKind {
+		if prepared.anys[tokenPlace(file, t)] {
+			return model.ParamAny
+		}
+		return paramKinds[t.GetText()]
+	}
 	c := model.Condition{Name: name.GetText(), Module: module, Expression: body.text}
 	for _, p := range def.AllConditionParameter() {
 		typ := p.ParameterType()
 		param := model.Param{Name: p.ParameterName().GetText()}
 		if container := typ.CONDITION_PARAM_CONTAINER(); container != nil {
-			elem := model.ParamType{Kind: paramKinds[typ.CONDITION_PARAM_TYPE().GetText()]}
+			elem := model.ParamType{Kind: plain(typ.CONDITION_PARAM_TYPE().GetSymbol())}
 			param.Type = model.ParamType{Kind: paramKinds[container.GetText()], Elem: &elem}
 		} else {
-			param.Type.Kind = paramKinds[typ.GetText()]
+			param.Type.Kind = plain(typ.GetStart())
 		}
 		d.addParam(&c, param, startOf(file, p.ParameterName()))
 	}

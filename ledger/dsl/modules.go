@@ -127,9 +127,6 @@ func (d *draft) readModules(source []byte) {
 			extensions = append(extensions, d.readModule(l.text, text)...)
 		}
 	}
-	if d.broken {
-		return // a type that is extended may stand in a file that could not be read
-	}
 	for _, e := range extensions {
 		d.extend(e)
 	}
