@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
 )
 
-// A Question asks whether Subject holds Relation on Object at a time. Its parts follow
-// the grammar of package tuple.
+// A Question asks whether Subject holds Relation on Object. Its parts follow the
+// grammar of package tuple.
 //
 // A subject that is an object holds what was granted to it, to a userset that it is in,
 // and, where the model allows it, to every object of its type. A userset holds what was
@@ -22,55 +23,49 @@ type Question struct {
 	Object   tuple.Object
 	Relation string
 	Subject  tuple.Subject
-	Time     int64 // nanoseconds since the Unix epoch; grants count if active then
-}
-
-// A Budget bounds what one question may cost. A field that is zero is the default's.
-type Budget struct {
-	Depth int // grants that lead from one object to the next, one after another
-	Rows  int // rows read; a lookup or scan counts as one itself, and so does answering a part of the question again
-}
-
-// DefaultBudget is the budget of a question that names none.
-var DefaultBudget = Budget{Depth: 256, Rows: 100_000}
-
-// Spent is what a question cost.
-type Spent struct {
-	Depth int
-	Rows  int
-}
-
-// A BudgetError says that a question cost more than its budget: it has no answer, which
-// is not a denial.
-type BudgetError struct {
-	What  string // "depth" or "rows"
-	Limit int
-	Spent Spent
-}
-
-func (e *BudgetError) Error() string {
-	if e.What == "depth" {
-		return fmt.Sprintf("no answer within a depth of %d grants", e.Limit)
-	}
-	return fmt.Sprintf("no answer within %d rows", e.Limit)
 }
 
 // A CycleError says that whether the subject holds a relation depends on whether it
 // does not: the question meets itself through the subtracted side of an exclusion.
 type CycleError struct {
-	Object   tuple.Object
-	Relation string
+	Parts []CyclePart // each depends on the next, and the last on the first
+}
+
+// A CyclePart is a relation on an object that a cycle leads through.
+type CyclePart struct {
+	Object     tuple.Object
+	Relation   string
+	Subtracted bool // the next part is subtracted here
 }
 
 func (e *CycleError) Error() string {
-	return fmt.Sprintf("%s#%s depends on itself through the subtracted side of an exclusion", e.Object, e.Relation)
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s#%s depends on itself through the subtracted side of an exclusion: ", e.Parts[0].Object, e.Parts[0].Relation)
+	const most = 10 // parts told
+	for i, p := range e.Parts {
+		if i == most {
+			fmt.Fprintf(&b, "%d more parts, ", len(e.Parts)-most)
+			break
+		}
+		with := "needs"
+		if p.Subtracted {
+			with = "is without"
+		}
+		fmt.Fprintf(&b, "%s#%s %s ", p.Object, p.Relation, with)
+	}
+	fmt.Fprintf(&b, "%s#%s", e.Parts[0].Object, e.Parts[0].Relation)
+	return b.String()
 }
+
+// errCycle stands for an answer that a search cannot know, because its part is met again
+// through a subtraction. The question is then laid open as a whole, see ground.
+var errCycle = errors.New("model: met again through a subtraction")
 
 // errNoConditions is the error of a condition where there is nothing to run it.
 var errNoConditions = errors.New("conditions are not evaluated here")
 
-// Check answers q over what r reads, and says what it cost. Its error is the third
-// answer: neither allowed nor denied.
+// Check answers q in the scope, and says what it cost. Its error is the third answer:
+// neither allowed nor denied.
 //
 // The rules: a union is allowed if a branch allows, else errs if one errs; an
 // intersection is denied if a branch denies, else errs if one errs; "A but not B" is
@@ -83,45 +78,31 @@ var errNoConditions = errors.New("conditions are not evaluated here")
 // one that fits all rules. Where it leads back through the subtracted side of an
 // exclusion, and nothing else decides it, it is a [*CycleError]: the answers are those
 // of the well-founded semantics of logic programs, whatever the order of asking. A
-// branch deeper than b is a [*BudgetError].
+// branch deeper than the budget is a [*BudgetError].
 //
-// These end the whole question at once: too many rows, a [*BudgetError]; an error of r,
-// as it is; and a relation that the model does not have, a [*Refusal].
+// These end the whole question at once: too many rows or too much memory, a
+// [*BudgetError]; an error of the reader or of Stop, as it is; and a relation that the
+// model does not have, a [*Refusal].
 //
 // The same question over the same rows costs and ends the same every time.
-func (m *Model) Check(r Reader, c Conditions, q Question, b Budget) (bool, Spent, error) {
-	allowed, _, spent, err := m.check(r, c, q, b, false)
+func (m *Model) Check(sc Scope, q Question) (bool, Spent, error) {
+	allowed, _, spent, err := m.check(sc, q, false)
 	return allowed, spent, err
 }
 
 // CheckPath is [Model.Check] that also tells by which steps an allow came about.
-func (m *Model) CheckPath(r Reader, c Conditions, q Question, b Budget) (bool, []Step, Spent, error) {
-	return m.check(r, c, q, b, true)
+func (m *Model) CheckPath(sc Scope, q Question) (bool, []Step, Spent, error) {
+	return m.check(sc, q, true)
 }
 
-func (m *Model) check(r Reader, c Conditions, q Question, b Budget, trace bool) (bool, []Step, Spent, error) {
-	p := m.plans[relationKey{q.Object.Type, q.Relation}]
-	if p == nil {
-		if _, ok := m.Type(q.Object.Type); !ok {
-			return false, nil, Spent{}, refuse("object", true, "the model has no type %+q", q.Object.Type)
-		}
-		return false, nil, Spent{}, refuse("relation", true, "type %+q has no relation %+q", q.Object.Type, q.Relation)
+func (m *Model) check(sc Scope, q Question, trace bool) (bool, []Step, Spent, error) {
+	p, err := m.plan(q.Object.Type, q.Relation)
+	if err != nil {
+		return false, nil, Spent{}, err
 	}
-	if b.Depth == 0 {
-		b.Depth = DefaultBudget.Depth
-	}
-	if b.Rows == 0 {
-		b.Rows = DefaultBudget.Rows
-	}
-	s := searches.Get().(*search)
-	s.reader, s.conditions, s.subject, s.time, s.budget, s.trace = r, c, q.Subject, q.Time, b, trace
-	allowed, err := s.ask(p, q.Object)
-	if err != nil && s.cyclic && s.fatal == nil {
-		allowed, err = s.ground(p, q.Object)
-	}
-	if s.fatal != nil {
-		allowed, err = false, s.fatal
-	}
+	s := newSearch(&sc, q.Subject, nil)
+	s.trace = trace
+	allowed, err := s.answerTo(p, q.Object)
 	spent := s.spent
 	var path []Step
 	if trace && allowed {
@@ -129,6 +110,54 @@ func (m *Model) check(r Reader, c Conditions, q Question, b Budget, trace bool) 
 	}
 	s.release()
 	return allowed, path, spent, err
+}
+
+// plan returns the plan of a relation, or a [*Refusal].
+func (m *Model) plan(typ, relation string) (*plan, error) {
+	if p := m.plans[relationKey{typ, relation}]; p != nil {
+		return p, nil
+	}
+	if _, ok := m.Type(typ); !ok {
+		return nil, refuse("object", true, "the model has no type %+q", typ)
+	}
+	return nil, refuse("relation", true, "type %+q has no relation %+q", typ, relation)
+}
+
+// An Asker answers questions about one subject, one after another. What it found for
+// one it knows for the next; only what is not known yet costs anything. Used by one
+// goroutine; Close ends it.
+type Asker struct {
+	model  *Model
+	search *search
+}
+
+// NewAsker returns an Asker whose questions may each spend the scope's budget.
+func (m *Model) NewAsker(sc Scope, subject tuple.Subject) *Asker {
+	return &Asker{m, newSearch(&sc, subject, nil)}
+}
+
+// Check is [Model.Check] of the Asker's subject, within at most so many rows.
+func (a *Asker) Check(o tuple.Object, relation string, rows int) (bool, Spent, error) {
+	p, err := a.model.plan(o.Type, relation)
+	if err != nil {
+		return false, Spent{}, err
+	}
+	s := a.search
+	s.budget.Rows = rows
+	s.spent, s.fatal = Spent{Memory: s.held}, nil
+	s.schedule()
+	s.tidy()
+	allowed, err := s.answerTo(p, o)
+	if s.fatal != nil {
+		s.forget() // parts under way are half done
+	}
+	return allowed, s.spent, err
+}
+
+// Close ends the Asker.
+func (a *Asker) Close() {
+	a.search.release()
+	a.search = nil
 }
 
 // A search is the state of one question.
@@ -163,12 +192,12 @@ type search struct {
 	conditions Conditions
 	subject    tuple.Subject
 	time       int64
-	budget     Budget
 	trace      bool
 
-	spent Spent
+	*meter
+	own   meter // what meter points to, unless the search is part of a list
 	depth int
-	fatal error // ends the whole question
+	used  int // bytes held for what is below
 
 	parts   []part
 	find    map[partKey]int32 // parts by key, once there are more than fewParts
@@ -230,8 +259,20 @@ var searches = sync.Pool{New: func() any {
 	return s
 }}
 
+// newSearch returns a search of its own, with a meter of its own if it gets none.
+func newSearch(sc *Scope, subject tuple.Subject, m *meter) *search {
+	s := searches.Get().(*search)
+	s.reader, s.conditions, s.subject, s.time = sc.Reader, sc.Conditions, subject, sc.Time
+	if s.meter = m; m == nil {
+		s.own = newMeter(sc, DefaultBudget)
+		s.meter = &s.own
+	}
+	return s
+}
+
 // release makes s ready for another question.
 func (s *search) release() {
+	s.held -= s.used
 	const most = 4096 // parts or hops whose memory is kept
 	if cap(s.parts) > most || cap(s.hops) > most || cap(s.pending) > most {
 		return
@@ -243,17 +284,46 @@ func (s *search) release() {
 	searches.Put(s)
 }
 
-// spend counts n rows, and reports whether they are within the budget.
-func (s *search) spend(n int) bool {
-	s.spent.Rows += n
-	if s.spent.Rows <= s.budget.Rows {
-		return true
+// forget makes s know nothing of what it was asked before.
+func (s *search) forget() {
+	s.held -= s.used
+	clear(s.find)
+	*s = search{
+		reader: s.reader, conditions: s.conditions, subject: s.subject, time: s.time, trace: s.trace, meter: s.meter, own: s.own,
+		parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], items: s.items[:0], row: s.row, top: -1,
 	}
-	s.spent.Rows = s.budget.Rows
-	if s.fatal == nil {
-		s.fatal = &BudgetError{What: "rows", Limit: s.budget.Rows, Spent: s.spent}
+}
+
+// tidy forgets, between two questions, if there is much to remember.
+func (s *search) tidy() {
+	const most = 1 << 14 // parts
+	if len(s.parts) > most {
+		s.forget()
 	}
-	return false
+}
+
+// note counts bytes that are held until the search is released, or forgets.
+func (s *search) note(n int) bool {
+	s.used += n
+	return s.hold(n)
+}
+
+// Bytes that are held of a part and of a hop, beside the text of an id.
+const (
+	partBytes = 256
+	hopBytes  = 96
+)
+
+// answerTo answers whether the subject holds p on o, as a question of its own.
+func (s *search) answerTo(p *plan, o tuple.Object) (bool, error) {
+	allowed, err := s.ask(p, o)
+	if err != nil && s.cyclic && s.fatal == nil {
+		allowed, err = s.ground(p, o)
+	}
+	if s.fatal != nil {
+		return false, s.fatal
+	}
+	return allowed, err
 }
 
 // lookup returns the index of a part, and whether it was there before.
@@ -270,6 +340,7 @@ func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
 	}
 	i := int32(len(s.parts))
 	s.parts = append(s.parts, part{partKey: key})
+	s.note(partBytes + len(o.ID)) // if it is too much, the next row ends the question
 	switch {
 	case len(s.parts) > fewParts+1:
 		s.find[key] = i
@@ -300,7 +371,7 @@ func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
 	e := &s.parts[id]
 	if (e.state == stateActive || e.state == statePending) && e.context != s.context {
 		s.cyclic = true
-		return false, &CycleError{Object: o, Relation: p.name}
+		return false, errCycle
 	}
 	if e.state == stateActive {
 		s.uses(e.num, false)
@@ -471,14 +542,7 @@ func (s *search) subtract(p *plan, o tuple.Object, n *node) (bool, error) {
 // grants answers whether p on o was granted to the subject itself, or to every subject
 // of its type.
 func (s *search) grants(p *plan, o tuple.Object) (bool, error) {
-	one, every := false, false
-	wildcard := s.subject.IsWildcard()
-	for i := range p.relation.Direct {
-		if d := &p.relation.Direct[i]; d.Type == s.subject.Type && d.Relation == s.subject.Relation {
-			one = one || d.Wildcard == wildcard
-			every = every || d.Wildcard && !wildcard
-		}
-	}
+	one, every := p.grantsTo(s.subject)
 	var failed error
 	if one {
 		allowed, err := s.grant(p, o, s.subject)
@@ -495,6 +559,19 @@ func (s *search) grants(p *plan, o tuple.Object) (bool, error) {
 		failed = first(failed, err)
 	}
 	return false, failed
+}
+
+// grantsTo reports which grants of the relation concern a subject: those to itself, and
+// those to every subject of its type.
+func (p *plan) grantsTo(s tuple.Subject) (one, every bool) {
+	wildcard := s.IsWildcard()
+	for i := range p.relation.Direct {
+		if d := &p.relation.Direct[i]; d.Type == s.Type && d.Relation == s.Relation {
+			one = one || d.Wildcard == wildcard
+			every = every || d.Wildcard && !wildcard
+		}
+	}
+	return one, every
 }
 
 // grant answers whether p on o was granted to that very subject.
@@ -572,7 +649,7 @@ func (s *search) hopsOf(o tuple.Object, set *plan, t *target) bool {
 		return false
 	}
 	s.set = set.relation
-	if err := s.reader.Subjects(o, set.name, t.typ, t.relation, s.row); err != nil && s.fatal == nil {
+	if err := s.reader.Subjects(o, set.name, t.typ, t.relation, "", s.row); err != nil && s.fatal == nil {
 		s.fatal = err
 	}
 	return s.fatal == nil
@@ -586,6 +663,7 @@ func (s *search) addHop(subject tuple.Subject, g Grant) bool {
 	allowed, err := s.counts(s.set, subject, &g)
 	if allowed || err != nil {
 		s.hops = append(s.hops, hop{subject, err})
+		return s.note(hopBytes + len(subject.ID))
 	}
 	return true
 }
@@ -601,8 +679,4 @@ func (s *search) hop(p *plan, o tuple.Object) (bool, error) {
 	allowed, err := s.ask(p, o)
 	s.depth--
 	return allowed, err
-}
-
-func (s *search) tooDeep() error {
-	return &BudgetError{What: "depth", Limit: s.budget.Depth, Spent: s.spent}
 }

@@ -151,7 +151,7 @@ func TestCheck(t *testing.T) {
 			}
 			ask := parse(t, tt.ask)
 			q := Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject}
-			got, spent, err := m.Check(w, byName{}, q, Budget{})
+			got, spent, err := m.Check(Scope{Reader: w, Conditions: byName{}}, q)
 			if tt.want == "allowed" || tt.want == "denied" {
 				if answerOf(got, err) != tt.want {
 					t.Fatalf("Check = %v, %v, want %s", got, err, tt.want)
@@ -182,8 +182,8 @@ func TestCheckTime(t *testing.T) {
 		{"a", 99, false}, {"a", 100, true}, {"a", 189, true}, {"a", 190, false}, {"a", 200, false},
 		{"b", 99, false}, {"b", 100, true}, {"b", 149, true}, {"b", 150, false},
 	} {
-		q := Question{tuple.Object{Type: "doc", ID: tt.object}, "viewer", tuple.Subject{Type: "user", ID: "ann"}, tt.time}
-		if got, _, err := m.Check(w, byName{}, q, Budget{}); got != tt.want || err != nil {
+		q := Question{tuple.Object{Type: "doc", ID: tt.object}, "viewer", tuple.Subject{Type: "user", ID: "ann"}}
+		if got, _, err := m.Check(Scope{Reader: w, Conditions: byName{}, Time: tt.time}, q); got != tt.want || err != nil {
 			t.Errorf("doc:%s at %d: Check = %v, %v, want %v", tt.object, tt.time, got, err, tt.want)
 		}
 	}
@@ -195,7 +195,7 @@ func TestCheckWithoutConditions(t *testing.T) {
 	w := newMem().read(t, "doc:a#viewer@user:ann yes", "doc:b#viewer@user:ann")
 	for object, want := range map[string]string{"a": "error", "b": "allowed", "c": "denied"} {
 		q := Question{Object: tuple.Object{Type: "doc", ID: object}, Relation: "viewer", Subject: tuple.Subject{Type: "user", ID: "ann"}}
-		if got, _, err := m.Check(w, nil, q, Budget{}); answerOf(got, err) != want {
+		if got, _, err := m.Check(Scope{Reader: w}, q); answerOf(got, err) != want {
 			t.Errorf("doc:%s: Check = %v, %v, want %s", object, got, err, want)
 		}
 	}
@@ -225,7 +225,7 @@ func TestCheckDepth(t *testing.T) {
 		{"group:a#member@user:ann", 6, "error"},
 	} {
 		ask := parse(t, tt.ask)
-		got, spent, err := m.Check(w, byName{}, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject}, Budget{Depth: tt.depth})
+		got, spent, err := m.Check(Scope{Reader: w, Conditions: byName{}, Budget: Budget{Depth: tt.depth}}, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject})
 		if answerOf(got, err) != tt.want || spent.Depth > tt.depth {
 			t.Errorf("%s to a depth of %d: Check = %v, %+v, %v, want %s", tt.ask, tt.depth, got, spent, err, tt.want)
 		}
@@ -247,10 +247,11 @@ func TestCheckRows(t *testing.T) {
 		w := randomWorld(r, m, objects, 60)
 		for _, object := range objects {
 			for _, relation := range []string{"r0", "r3"} {
-				q := Question{object, relation, randomSubjects[0], 1000}
-				want, spent, wantErr := m.Check(w, byName{}, q, Budget{})
+				q := Question{object, relation, randomSubjects[0]}
+				sc := Scope{Reader: w, Conditions: byName{}, Time: 1000}
+				want, spent, wantErr := m.Check(sc, q)
 				for rows := 1; rows <= min(spent.Rows, 300); rows++ {
-					got, again, err := m.Check(w, byName{}, q, Budget{Rows: rows})
+					got, again, err := m.Check(Scope{Reader: w, Conditions: byName{}, Time: 1000, Budget: Budget{Rows: rows}}, q)
 					var budget *BudgetError
 					switch {
 					case rows == spent.Rows && (got != want || again != spent || answerOf(got, err) != answerOf(want, wantErr)):
@@ -274,17 +275,17 @@ func TestCheckReaderError(t *testing.T) {
 	m := company(t)
 	w := newMem().read(t, "doc:a#editor@group:x#member", "group:x#member@group:y#member", "group:y#member@user:ann", "doc:a#parent@folder:f", "folder:f#viewer@user:bob")
 	q := Question{Object: tuple.Object{Type: "doc", ID: "a"}, Relation: "reader", Subject: tuple.Subject{Type: "user", ID: "ann"}}
-	if got, _, err := m.Check(w, nil, q, Budget{}); !got || err != nil {
+	if got, _, err := m.Check(Scope{Reader: w}, q); !got || err != nil {
 		t.Fatalf("Check = %v, %v, want an allow", got, err)
 	}
 	total := w.reads
 	for at := 1; at <= total; at++ {
 		w.reads, w.fail, w.failAt = 0, errors.New("disk"), at
-		if got, _, err := m.Check(w, nil, q, Budget{}); got || err != w.fail {
+		if got, _, err := m.Check(Scope{Reader: w}, q); got || err != w.fail {
 			t.Errorf("failing at read %d: Check = %v, %v, want the Reader's error", at, got, err)
 		}
 		w.fail = nil
-		if got, _, err := m.Check(w, nil, q, Budget{}); !got || err != nil {
+		if got, _, err := m.Check(Scope{Reader: w}, q); !got || err != nil {
 			t.Errorf("after failing at read %d: Check = %v, %v, want an allow", at, got, err)
 		}
 	}
@@ -303,7 +304,7 @@ func TestCheckDense(t *testing.T) {
 		}
 		w.read(t, fmt.Sprintf("group:g%d#member@%s", n-1, last))
 		q := Question{Object: tuple.Object{Type: "group", ID: "g0"}, Relation: "member", Subject: tuple.Subject{Type: "user", ID: "ann"}}
-		got, spent, err := m.Check(w, byName{}, q, Budget{})
+		got, spent, err := m.Check(Scope{Reader: w, Conditions: byName{}}, q)
 		if answerOf(got, err) != name || spent.Rows > 2*n*n {
 			t.Errorf("Check = %v, %+v, %v, want %s within twice the %d grants", got, spent, err, name, n*n)
 		}
@@ -329,7 +330,7 @@ func TestCheckReads(t *testing.T) {
 	} {
 		w.reads = 0
 		ask := parse(t, tt.ask)
-		_, _, err := m.Check(w, nil, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject}, Budget{})
+		_, _, err := m.Check(Scope{Reader: w}, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject})
 		if err != nil || w.reads != tt.reads {
 			t.Errorf("%s reads %d times (%v), want %d", tt.ask, w.reads, err, tt.reads)
 		}
@@ -365,7 +366,7 @@ group:eng#member@group:ops#member`},
 		{"doc:a#viewer@user:bob", ""},
 	} {
 		ask := parse(t, tt.ask)
-		allowed, steps, _, err := m.CheckPath(w, nil, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject}, Budget{})
+		allowed, steps, _, err := m.CheckPath(Scope{Reader: w}, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject})
 		lines := make([]string, len(steps))
 		for i, s := range steps {
 			lines[i] = s.String()
@@ -432,7 +433,7 @@ func TestValidateLimits(t *testing.T) {
 		}
 		w := newMem().read(t, fmt.Sprintf("doc:a#r%d@user:ann", MaxChain))
 		q := Question{Object: tuple.Object{Type: "doc", ID: "a"}, Relation: "r0", Subject: tuple.Subject{Type: "user", ID: "ann"}}
-		if _, spent, err := tt.model.Check(w, nil, q, Budget{}); err != nil || spent.Rows > 4*MaxChain {
+		if _, spent, err := tt.model.Check(Scope{Reader: w}, q); err != nil || spent.Rows > 4*MaxChain {
 			t.Errorf("%s: Check spends %d rows, error %v", tt.name, spent.Rows, err)
 		}
 	}
@@ -451,7 +452,7 @@ func TestCheckConcurrent(t *testing.T) {
 			w.read(t, fmt.Sprintf("group:g20#member@user:u%d", i))
 			for n := range 200 {
 				q := Question{Object: tuple.Object{Type: "group", ID: "g0"}, Relation: "member", Subject: tuple.Subject{Type: "user", ID: fmt.Sprintf("u%d", n%8)}}
-				if got, _, err := m.Check(w, nil, q, Budget{}); got != (n%8 == i) || err != nil {
+				if got, _, err := m.Check(Scope{Reader: w}, q); got != (n%8 == i) || err != nil {
 					t.Errorf("goroutine %d asks for %v: Check = %v, %v", i, q.Subject, got, err)
 				}
 			}
@@ -514,7 +515,7 @@ func BenchmarkCheck(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				var err error
-				if _, spent, err = m.Check(w, nil, q, Budget{}); err != nil {
+				if _, spent, err = m.Check(Scope{Reader: w}, q); err != nil {
 					b.Fatal(err)
 				}
 			}

@@ -68,10 +68,7 @@ func (s *search) ground(p *plan, o tuple.Object) (bool, error) {
 	case !possible[0]:
 		return false, nil
 	}
-	if err := g.cause(certain, possible); err != nil {
-		return false, err
-	}
-	return false, &CycleError{Object: o, Relation: p.name}
+	return false, g.cause(certain, possible)
 }
 
 // atom returns the index of a part.
@@ -82,12 +79,14 @@ func (g *grounding) atom(p *plan, o tuple.Object, depth int) int32 {
 		i = int32(len(g.atoms))
 		g.find[key] = i
 		g.atoms = append(g.atoms, groundAtom{partKey: key, depth: depth})
+		g.note(partBytes + len(o.ID)) // if it is too much, the next row ends the question
 	}
 	return i
 }
 
 // edge adds an edge to a rule.
 func (g *grounding) edge(r *groundRule, atom int32, err error, step Step) {
+	g.note(hopBytes)
 	e := groundEdge{atom: atom, err: err}
 	if g.trace {
 		e.step = &step
@@ -198,20 +197,23 @@ func (g *grounding) holds(r *groundRule, possible bool, held, other, before []bo
 	return false
 }
 
-// cause returns an error that makes the first atom an error, or nil if only a cycle
-// does: it follows what is undecided until it meets one.
+// A groundNeed is an undecided atom that another one needs.
+type groundNeed struct {
+	atom       int32
+	subtracted bool
+}
+
+// cause returns why the first atom is undecided: an error that what it needs has, or
+// else a cycle.
 func (g *grounding) cause(certain, possible []bool) error {
-	undecided := func(atom int32) bool { return possible[atom] && !certain[atom] }
-	seen := make([]bool, len(g.atoms))
-	seen[0] = true
-	todo := []int32{0}
-	var visit func(r *groundRule) error
-	visit = func(r *groundRule) error {
+	needs := make(map[int32][]groundNeed)
+	var visit func(atom int32, r *groundRule, subtracted bool) error
+	visit = func(atom int32, r *groundRule, subtracted bool) error {
 		if g.holds(r, false, certain, possible, certain) || !g.holds(r, true, possible, certain, possible) {
 			return nil
 		}
 		for i := range r.children {
-			if err := visit(&r.children[i]); err != nil {
+			if err := visit(atom, &r.children[i], subtracted || r.kind == nodeExclude && i == 1); err != nil {
 				return err
 			}
 		}
@@ -219,18 +221,63 @@ func (g *grounding) cause(certain, possible []bool) error {
 			if e.err != nil && (e.atom < 0 || possible[e.atom]) {
 				return e.err
 			}
-			if e.atom >= 0 && undecided(e.atom) && !seen[e.atom] {
-				seen[e.atom] = true
-				todo = append(todo, e.atom)
+			if e.atom >= 0 && possible[e.atom] && !certain[e.atom] {
+				needs[atom] = append(needs[atom], groundNeed{e.atom, subtracted})
 			}
 		}
 		return nil
 	}
-	for len(todo) > 0 {
-		atom := todo[0]
-		todo = todo[1:]
-		if err := visit(&g.atoms[atom].rule); err != nil {
+	todo, seen := []int32{0}, map[int32]bool{0: true}
+	for i := 0; i < len(todo); i++ {
+		if err := visit(todo[i], &g.atoms[todo[i]].rule, false); err != nil {
 			return err
+		}
+		for _, n := range needs[todo[i]] {
+			if !seen[n.atom] {
+				seen[n.atom] = true
+				todo = append(todo, n.atom)
+			}
+		}
+	}
+	for _, from := range todo { // the nearest first
+		for _, n := range needs[from] {
+			if n.subtracted {
+				if parts := g.cycle(needs, from, n); parts != nil {
+					return &CycleError{parts}
+				}
+			}
+		}
+	}
+	panic("model: undecided without a cause")
+}
+
+// cycle returns the shortest way from an atom by one that it needs back to itself, nil
+// if there is none.
+func (g *grounding) cycle(needs map[int32][]groundNeed, from int32, by groundNeed) []CyclePart {
+	type stop struct {
+		before int32
+		need   groundNeed
+	}
+	came := map[int32]stop{by.atom: {from, by}} // how each atom was reached first
+	for todo := []int32{by.atom}; len(todo) > 0; {
+		at := todo[0]
+		todo = todo[1:]
+		if at == from {
+			var parts []CyclePart
+			for s := came[at]; ; s = came[s.before] {
+				a := &g.atoms[s.before]
+				parts = append(parts, CyclePart{a.object, a.plan.name, s.need.subtracted})
+				if s.before == from {
+					slices.Reverse(parts)
+					return parts
+				}
+			}
+		}
+		for _, n := range needs[at] {
+			if _, ok := came[n.atom]; !ok {
+				came[n.atom] = stop{at, n}
+				todo = append(todo, n.atom)
+			}
 		}
 	}
 	return nil

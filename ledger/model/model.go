@@ -140,8 +140,11 @@ type Reader interface {
 	Grant(t tuple.Tuple) (Grant, bool, error)
 	// Subjects calls yield for each live grant of relation on o to subjects of type
 	// stype with the subject relation srel ("" for plain subjects and the wildcard),
-	// in order of subject id, until yield returns false.
-	Subjects(o tuple.Object, relation, stype, srel string, yield func(s tuple.Subject, g Grant) bool) error
+	// whose id comes after the given one, in order of id, until yield returns false.
+	Subjects(o tuple.Object, relation, stype, srel, after string, yield func(s tuple.Subject, g Grant) bool) error
+	// Objects calls yield for each live grant of relation to s on objects of type
+	// otype whose id comes after the given one, in order of id, until yield returns false.
+	Objects(s tuple.Subject, otype, relation, after string, yield func(o tuple.Object, g Grant) bool) error
 }
 
 // Conditions runs conditions for a question: it holds the request's context and the

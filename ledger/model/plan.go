@@ -1,6 +1,9 @@
 package model
 
-import "slices"
+import (
+	"math"
+	"slices"
+)
 
 // A plan is a relation made ready for the evaluator: names resolved, and the parts of
 // its rule in the order in which they are cheapest to ask. The answer does not depend
@@ -11,6 +14,17 @@ type plan struct {
 	rule      node
 	usersets  []target // what grants to usersets lead to
 	leaf      bool     // the rule reads grants to the subject alone: nothing else is asked
+
+	// Relations that lead to each other without subtraction are one component, for
+	// walks; nil for a relation that does not lead back to itself.
+	component *component
+}
+
+// A component is the relations that lead to each other.
+type component struct {
+	plans []*plan
+	// operands is the most operands that an intersection in their rules has, 0 without one.
+	operands int
 }
 
 // A nodeKind is the kind of a [node], in order of cost.
@@ -55,6 +69,60 @@ func (m *Model) compile() {
 	for _, p := range m.plans {
 		p.rule = m.node(p, &p.relation.Rule)
 	}
+	m.components()
+}
+
+// components finds the components, by Tarjan's algorithm.
+func (m *Model) components() {
+	number, low := make(map[*plan]int), make(map[*plan]int)
+	var stack []*plan
+	var visit func(p *plan)
+	visit = func(p *plan) {
+		number[p] = len(number) + 1
+		low[p] = number[p]
+		begun, itself := len(stack), false
+		stack = append(stack, p)
+		p.rule.needs(false, func(q *plan) {
+			itself = itself || q == p
+			if number[q] == 0 {
+				visit(q)
+			}
+			low[p] = min(low[p], low[q]) // of a plan that is done it is above all numbers
+		})
+		if low[p] < number[p] {
+			return
+		}
+		c := &component{plans: slices.Clone(stack[begun:])}
+		stack = stack[:begun]
+		for _, q := range c.plans {
+			low[q] = math.MaxInt
+			c.operands = max(c.operands, q.rule.operands())
+			if itself || len(c.plans) > 1 {
+				q.component = c
+			}
+		}
+	}
+	for i := range m.Types {
+		for j := range m.Types[i].Relations {
+			if p := m.plans[relationKey{m.Types[i].Name, m.Types[i].Relations[j].Name}]; number[p] == 0 {
+				visit(p)
+			}
+		}
+	}
+}
+
+// operands returns the most operands of an intersection within n that a walk may meet.
+func (n *node) operands() int {
+	most := 0
+	if n.kind == nodeIntersect {
+		most = len(n.children)
+	}
+	for i := range n.children {
+		if n.kind != nodeExclude || i == 0 {
+			most = max(most, n.children[i].operands())
+		}
+	}
+	return most
 }
 
 // targets returns the relations that grants to these kinds of subject lead to, each
@@ -110,4 +178,30 @@ func (m *Model) node(p *plan, rule *Rule) node {
 		slices.SortStableFunc(n.children, func(a, b node) int { return int(a.kind) - int(b.kind) })
 	}
 	return n
+}
+
+// CanHold reports whether a subject of that kind could hold the relation, whatever was
+// granted: whether its rules lead to a grant to the kind, to its wildcard, or to the
+// usersets of the kind themselves.
+func (m *Model) CanHold(typ, relation string, kind Kind) bool {
+	p := m.plans[relationKey{typ, relation}]
+	if p == nil {
+		return false
+	}
+	found, seen := false, map[*plan]bool{p: true}
+	for todo := []*plan{p}; len(todo) > 0 && !found; {
+		p, todo = todo[0], todo[1:]
+		found = p.typ == kind.Type && p.name == kind.Relation || p.grantable(kind)
+		p.rule.needs(false, func(q *plan) {
+			if !seen[q] {
+				seen[q] = true
+				todo = append(todo, q)
+			}
+		})
+	}
+	return found
+}
+
+func (p *plan) grantable(kind Kind) bool {
+	return slices.ContainsFunc(p.relation.Direct, func(d Direct) bool { return d.Type == kind.Type && d.Relation == kind.Relation })
 }

@@ -402,8 +402,8 @@ func (v *validator) computedChains(t *Type) {
 	}
 }
 
-// needs calls yield for each relation that n asks.
-func (n *node) needs(yield func(*plan)) {
+// needs calls yield for each relation that n asks; those that it subtracts if wanted.
+func (n *node) needs(subtracted bool, yield func(*plan)) {
 	switch n.kind {
 	case nodeLeaf, nodeComputed:
 		yield(n.plan)
@@ -412,7 +412,9 @@ func (n *node) needs(yield func(*plan)) {
 		yield(t.plan)
 	}
 	for i := range n.children {
-		n.children[i].needs(yield)
+		if n.kind != nodeExclude || i == 0 || subtracted {
+			n.children[i].needs(subtracted, yield)
+		}
 	}
 }
 
@@ -425,7 +427,7 @@ func (v *validator) entries() {
 	var todo []*plan
 	v.each(func(p *plan) {
 		todo = append(todo, p)
-		p.rule.needs(func(q *plan) { users[q] = append(users[q], p) })
+		p.rule.needs(true, func(q *plan) { users[q] = append(users[q], p) })
 	})
 	for len(todo) > 0 {
 		p := todo[len(todo)-1]

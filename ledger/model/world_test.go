@@ -64,15 +64,37 @@ func (m *mem) Grant(t tuple.Tuple) (Grant, bool, error) {
 	return g, ok, nil
 }
 
-func (m *mem) Subjects(o tuple.Object, relation, stype, srel string, yield func(tuple.Subject, Grant) bool) error {
+func (m *mem) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, Grant) bool) error {
 	if err := m.failing(); err != nil {
 		return err
 	}
 	for _, s := range m.sorted[run{o, relation, stype, srel}] {
+		if s.ID <= after {
+			continue
+		}
 		if err := m.failing(); err != nil {
 			return err
 		}
 		if !yield(s, m.grants[tuple.Tuple{Object: o, Relation: relation, Subject: s}]) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (m *mem) Objects(s tuple.Subject, otype, relation, after string, yield func(tuple.Object, Grant) bool) error {
+	var objects []tuple.Object
+	for t := range m.grants {
+		if t.Subject == s && t.Object.Type == otype && t.Relation == relation && t.Object.ID > after {
+			objects = append(objects, t.Object)
+		}
+	}
+	slices.SortFunc(objects, func(a, b tuple.Object) int { return strings.Compare(a.ID, b.ID) })
+	for _, o := range objects {
+		if err := m.failing(); err != nil {
+			return err
+		}
+		if !yield(o, m.grants[tuple.Tuple{Object: o, Relation: relation, Subject: s}]) {
 			return nil
 		}
 	}
@@ -391,8 +413,8 @@ func TestCheckRandom(t *testing.T) {
 		for _, subject := range randomSubjects {
 			oracle := newOracle(m, w, objects, subject, time)
 			for _, a := range oracle.atoms {
-				q := Question{a.object, a.relation, subject, time}
-				allowed, spent, err := m.Check(w, byName{}, q, Budget{Rows: most})
+				q := Question{a.object, a.relation, subject}
+				allowed, spent, err := m.Check(Scope{Reader: w, Conditions: byName{}, Time: time, Budget: Budget{Rows: most}}, q)
 				got, want := answerOf(allowed, err), oracle.answer(a)
 				if got != want {
 					t.Fatalf("seed %d: %s#%s@%s: %s (%v), want %s\n%s", seed, a.object, a.relation, subject, got, err, want, describeWorld(m, w))
@@ -405,7 +427,7 @@ func TestCheckRandom(t *testing.T) {
 				case err != nil && err != errCondition:
 					t.Fatalf("seed %d: %s#%s@%s: %v", seed, a.object, a.relation, subject, err)
 				case allowed:
-					again, path, spentAgain, err := m.CheckPath(w, byName{}, q, Budget{Rows: most})
+					again, path, spentAgain, err := m.CheckPath(Scope{Reader: w, Conditions: byName{}, Time: time, Budget: Budget{Rows: most}}, q)
 					if !again || len(path) == 0 || err != nil || spentAgain != spent {
 						t.Fatalf("seed %d: %s#%s@%s: CheckPath = %v, %v, %+v, %v; Check spent %+v", seed, a.object, a.relation, subject, again, path, spentAgain, err, spent)
 					}
