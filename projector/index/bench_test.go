@@ -256,7 +256,7 @@ func BenchmarkSubjects(b *testing.B) {
 	n := 0
 	for b.Loop() {
 		o := benchTuple(20 * r.IntN(objects)).Object
-		if err := v.Subjects(o, "viewer", "user", "", func(tuple.Subject, model.Grant) bool { n++; return true }); err != nil {
+		if err := v.Subjects(o, "viewer", "user", "", "", func(tuple.Subject, model.Grant) bool { n++; return true }); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -299,7 +299,7 @@ func BenchmarkSubjectsDead(b *testing.B) {
 			defer v.Close()
 			n := 0
 			for b.Loop() {
-				if err := v.Subjects(o, "viewer", "user", "", func(tuple.Subject, model.Grant) bool { n++; return true }); err != nil {
+				if err := v.Subjects(o, "viewer", "user", "", "", func(tuple.Subject, model.Grant) bool { n++; return true }); err != nil {
 					b.Fatal(err)
 				}
 			}

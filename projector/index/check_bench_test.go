@@ -134,7 +134,7 @@ func newCheckStore(b *testing.B) *checkStore {
 // asks each kind of question once and reads once, so that all meet the same machine.
 func BenchmarkCheck(b *testing.B) {
 	s := newCheckStore(b)
-	engine := query.NewEngine(query.Budget{})
+	engine := query.NewEngine(query.Budgets{})
 	ctx := context.Background()
 	r := rand.New(rand.NewPCG(2, 2))
 	now := time.Now().UnixNano()

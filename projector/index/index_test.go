@@ -98,7 +98,7 @@ func compareView(t *testing.T, v *View, m *decide.Memory, pool []tuple.Tuple, le
 			continue
 		}
 		got[r] = nil
-		err := v.Subjects(r.o, r.relation, r.stype, r.srel, func(s tuple.Subject, g model.Grant) bool {
+		err := v.Subjects(r.o, r.relation, r.stype, r.srel, "", func(s tuple.Subject, g model.Grant) bool {
 			found := tuple.Tuple{Object: r.o, Relation: r.relation, Subject: s}
 			if w, ok := want[found]; !ok || !w.Equal(g) {
 				t.Fatalf("%s@%d: Subjects yields %s %+v, want %+v, %v", store, rev, found, g, w, ok)
@@ -510,9 +510,9 @@ func TestSubjectsNested(t *testing.T) {
 			t.Fatal(err)
 		}
 		outer := 0
-		err = v.Subjects(tuple.Object{Type: "doc", ID: "d1"}, "owner", "group", "member", func(s tuple.Subject, _ model.Grant) bool {
+		err = v.Subjects(tuple.Object{Type: "doc", ID: "d1"}, "owner", "group", "member", "", func(s tuple.Subject, _ model.Grant) bool {
 			outer++
-			err := v.Subjects(s.Object(), "member", "user", "", func(u tuple.Subject, _ model.Grant) bool {
+			err := v.Subjects(s.Object(), "member", "user", "", "", func(u tuple.Subject, _ model.Grant) bool {
 				deepest++
 				_, ok, err := v.Grant(tuple.Tuple{Object: s.Object(), Relation: "member", Subject: u})
 				if err != nil || !ok {
@@ -529,14 +529,14 @@ func TestSubjectsNested(t *testing.T) {
 			t.Fatal(err)
 		}
 		plain := 0
-		if err := v.Subjects(tuple.Object{Type: "doc", ID: "d1"}, "owner", "group", "member", func(tuple.Subject, model.Grant) bool { plain++; return true }); err != nil {
+		if err := v.Subjects(tuple.Object{Type: "doc", ID: "d1"}, "owner", "group", "member", "", func(tuple.Subject, model.Grant) bool { plain++; return true }); err != nil {
 			t.Fatal(err)
 		}
 		if outer != plain {
 			t.Errorf("%d subjects with questions within, %d without", outer, plain)
 		}
 		stopped := 0
-		if err := v.Subjects(tuple.Object{Type: "doc", ID: "d1"}, "owner", "group", "member", func(tuple.Subject, model.Grant) bool { stopped++; return false }); err != nil || stopped != min(1, plain) {
+		if err := v.Subjects(tuple.Object{Type: "doc", ID: "d1"}, "owner", "group", "member", "", func(tuple.Subject, model.Grant) bool { stopped++; return false }); err != nil || stopped != min(1, plain) {
 			t.Errorf("%d subjects after the first was enough, %v", stopped, err)
 		}
 		v.Close()
@@ -832,7 +832,7 @@ func TestConcurrentReaders(t *testing.T) {
 				if _, err := v.Leaf(1 + ledger.Revision(r.IntN(int(v.Revision())))); err != nil {
 					t.Error(err)
 				}
-				if err := v.Subjects(tup.Object, tup.Relation, tup.Subject.Type, tup.Subject.Relation, func(tuple.Subject, model.Grant) bool { return true }); err != nil {
+				if err := v.Subjects(tup.Object, tup.Relation, tup.Subject.Type, tup.Subject.Relation, "", func(tuple.Subject, model.Grant) bool { return true }); err != nil {
 					t.Error(err)
 				}
 				v.Close()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
 )
 
@@ -99,28 +100,83 @@ func appendForward(dst []byte, store ledger.ID, t tuple.Tuple, rev ledger.Revisi
 // appendSubjects appends the part of a forward key that the subjects of one type and
 // relation share.
 func appendSubjects(dst []byte, store ledger.ID, o tuple.Object, relation, stype, srel string) []byte {
-	dst = append(dst, familyForward)
-	dst = append(dst, store[:]...)
-	dst = appendPart(dst, o.Type)
-	dst = appendPart(dst, o.ID)
-	dst = appendPart(dst, relation)
-	dst = appendPart(dst, stype)
-	return appendPart(dst, srel)
+	return appendParts(dst, familyForward, store, o.Type, o.ID, relation, stype, srel)
 }
 
 // appendReverse appends the key of a version of t by its subject:
 //
 //	'r' | store 16 | stype 0 | srel 0 | sid 0 | otype 0 | relation 0 | oid 0 | ^rev 8 | 9
 func appendReverse(dst []byte, store ledger.ID, t tuple.Tuple, rev ledger.Revision) []byte {
-	dst = append(dst, familyReverse)
-	dst = append(dst, store[:]...)
-	dst = appendPart(dst, t.Subject.Type)
-	dst = appendPart(dst, t.Subject.Relation)
-	dst = appendPart(dst, t.Subject.ID)
-	dst = appendPart(dst, t.Object.Type)
-	dst = appendPart(dst, t.Relation)
+	dst = appendObjects(dst, store, t.Subject, t.Object.Type, t.Relation)
 	dst = appendPart(dst, t.Object.ID)
 	return appendVersion(dst, rev)
+}
+
+// appendObjects appends the part of a reverse key that the objects of one type share
+// which a relation was granted on to a subject.
+func appendObjects(dst []byte, store ledger.ID, s tuple.Subject, otype, relation string) []byte {
+	return appendParts(dst, familyReverse, store, s.Type, s.Relation, s.ID, otype, relation)
+}
+
+func appendParts(dst []byte, family byte, store ledger.ID, parts ...string) []byte {
+	dst = append(dst, family)
+	dst = append(dst, store[:]...)
+	for _, part := range parts {
+		dst = appendPart(dst, part)
+	}
+	return dst
+}
+
+// A Prefix names the tuples whose keys begin alike: by object, the parts of the object,
+// the relation and the subject as far as they are known; by subject, those of the subject,
+// the type of object, the relation and the object's id.
+type Prefix struct {
+	bySubject bool
+	parts     []string
+}
+
+// ByObject returns the prefix of the tuples of a type of object ("" for all), an object
+// of it ("" for all), a relation ("" for all), and a kind of subject (nil for all). What
+// stands after a part that is left open must be left open.
+func ByObject(o tuple.Object, relation string, kind *model.Kind) Prefix {
+	p := Prefix{parts: known(o.Type, o.ID, relation)}
+	if kind != nil {
+		p.parts = append(p.parts, kind.Type, kind.Relation)
+	}
+	return p
+}
+
+// BySubject returns the prefix of the tuples of a kind of subject, a subject of it ("" for
+// all), a type of object ("" for all) and a relation ("" for all). What stands after a
+// part that is left open must be left open.
+func BySubject(s tuple.Subject, otype, relation string) Prefix {
+	return Prefix{true, append([]string{s.Type, s.Relation}, known(s.ID, otype, relation)...)}
+}
+
+// known returns the parts before the first that is empty.
+func known(parts ...string) []string {
+	for i, part := range parts {
+		if part == "" {
+			return parts[:i]
+		}
+	}
+	return parts
+}
+
+func (p *Prefix) append(dst []byte, store ledger.ID) []byte {
+	family := byte(familyForward)
+	if p.bySubject {
+		family = familyReverse
+	}
+	return appendParts(dst, family, store, p.parts...)
+}
+
+// key appends the key of a tuple in the order of p.
+func (p *Prefix) key(dst []byte, store ledger.ID, t tuple.Tuple) []byte {
+	if p.bySubject {
+		return appendReverse(dst, store, t, 0)
+	}
+	return appendForward(dst, store, t, 0)
 }
 
 func appendPart(dst []byte, part string) []byte {

@@ -2,6 +2,7 @@ package index
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"iter"
 	"sort"
@@ -29,7 +30,14 @@ type View struct {
 	log   ledger.UUID
 	epoch uint64
 	at    *moment // of rev, once it was needed
+
+	// Stop, if it is set, is called every few hundred rows that a scan passes, dead ones
+	// too. Its error ends the scan.
+	Stop func() error
 }
+
+// stopEvery is how many rows a scan passes between two calls of View.Stop.
+const stopEvery = 512
 
 // A moment is what a past revision is asked for most: its log time and leaf hash.
 type moment struct {
@@ -183,20 +191,81 @@ func (v *View) Grant(t tuple.Tuple) (model.Grant, bool, error) {
 }
 
 // Subjects calls yield for each live grant of relation on o to subjects of type stype
-// with the relation srel, in order of subject id, until yield returns false. Yield may
-// ask the view. The cost follows the versions that the run of subjects has had, dead
-// ones too, though of each tuple at most three are read.
-func (v *View) Subjects(o tuple.Object, relation, stype, srel string, yield func(tuple.Subject, model.Grant) bool) error {
+// with the relation srel, whose id comes after the given one, in order of subject id,
+// until yield returns false. Yield may ask the view. The cost follows the versions that
+// the run of subjects has had, dead ones too, though of each tuple at most three are read.
+func (v *View) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, model.Grant) bool) error {
+	return v.live(func(dst []byte) []byte { return appendSubjects(dst, v.head.Store, o, relation, stype, srel) }, after,
+		func(id []byte, _ ledger.Revision, grant model.Grant) bool {
+			return yield(tuple.Subject{Type: stype, ID: string(id[:len(id)-1]), Relation: srel}, grant)
+		})
+}
+
+// Objects calls yield for each live grant of relation to s on objects of type otype
+// whose id comes after the given one, in order of object id, as Subjects does.
+func (v *View) Objects(s tuple.Subject, otype, relation, after string, yield func(tuple.Object, model.Grant) bool) error {
+	return v.live(func(dst []byte) []byte { return appendObjects(dst, v.head.Store, s, otype, relation) }, after,
+		func(id []byte, _ ledger.Revision, grant model.Grant) bool {
+			return yield(tuple.Object{Type: otype, ID: string(id[:len(id)-1])}, grant)
+		})
+}
+
+// A Granted is a live version of a tuple.
+type Granted struct {
+	Tuple    tuple.Tuple
+	Grant    model.Grant
+	Revision ledger.Revision // that granted it
+}
+
+// Tuples calls yield for each live tuple whose key begins with the prefix, after the
+// given one of that order unless it is zero, until yield returns false. Yield may ask
+// the view. The cost is that of Subjects.
+func (v *View) Tuples(p Prefix, after tuple.Tuple, yield func(Granted) bool) error {
+	var failed error
+	rest := ""
+	if after != (tuple.Tuple{}) {
+		key := p.key(nil, v.head.Store, after)
+		rest = string(key[len(p.append(nil, v.head.Store)) : len(key)-versioned-1])
+	}
+	var key []byte
+	err := v.live(func(dst []byte) []byte { return p.append(dst, v.head.Store) }, rest,
+		func(suffix []byte, rev ledger.Revision, grant model.Grant) bool {
+			key = append(p.append(key[:0], v.head.Store), suffix...)
+			_, t, _, err := decodeTuple(appendVersion(key, rev))
+			if err != nil {
+				failed = err
+				return false
+			}
+			return yield(Granted{t, grant, rev})
+		})
+	return errors.Join(err, failed)
+}
+
+// live calls yield for each live version of the rows with a prefix, in order, until it
+// returns false: with what follows the prefix, without the version. The rows wanted
+// come after the text after, if it is not empty, which lacks the zero byte at its end.
+func (v *View) live(prefix func(dst []byte) []byte, after string, yield func(rest []byte, rev ledger.Revision, grant model.Grant) bool) error {
 	s, err := v.r.begin()
 	if err != nil {
 		return err
 	}
 	defer v.r.end()
-	s.prefix = appendSubjects(s.prefix[:0], v.head.Store, o, relation, stype, srel)
-	for ok := s.SeekGE(s.prefix); ok; {
+	s.prefix = prefix(s.prefix[:0])
+	s.seek = append(s.seek[:0], s.prefix...)
+	if after != "" {
+		s.seek = append(append(s.seek, after...), 1) // past its zero byte; no other row begins so
+	}
+	s.seek = append(s.seek, plain)
+	passed := 0
+	for ok := s.SeekGE(s.seek); ok; {
 		key := s.Key()
 		if !bytes.HasPrefix(key, s.prefix) {
 			break
+		}
+		if passed++; passed%stopEvery == 0 && v.Stop != nil {
+			if err := v.Stop(); err != nil {
+				return err
+			}
 		}
 		if version(key) > v.rev {
 			// The version that counts is often the next; else it may be far.
@@ -216,11 +285,8 @@ func (v *View) Subjects(o tuple.Object, relation, stype, srel string, yield func
 		if err != nil {
 			return err
 		}
-		if live {
-			id := string(key[len(s.prefix) : len(key)-versioned-1])
-			if !yield(tuple.Subject{Type: stype, ID: id, Relation: srel}, grant) {
-				return nil
-			}
+		if live && !yield(key[len(s.prefix):len(key)-versioned], version(key), grant) {
+			return nil
 		}
 		ok = s.NextPrefix()
 	}
