@@ -80,7 +80,7 @@ func (c *chronicle) differs(revision ledger.Revision, want past) string {
 		c.t.Fatal(err)
 	}
 	for t, fact := range w.Facts() {
-		got, err := asking.Check(context.Background(), query.Question{Tuple: t, Contextual: contextual, Context: w.Request})
+		got, err := asking.Check(context.Background(), query.Question{Tuple: t, Given: query.Given{Contextual: contextual, Context: w.Request}})
 		var missing *dsl.MissingError
 		var cycle *model.CycleError
 		text := "denied"
@@ -141,7 +141,7 @@ func TestOracleOverHistories(t *testing.T) {
 	asked := make(map[string]int)
 	for n := range uint64(histories) {
 		t.Run(fmt.Sprint(seed+n), func(t *testing.T) {
-			c := &chronicle{world: newWorld(t, source), rand: rand.New(rand.NewPCG(seed+n, 2)), engine: query.NewEngine(query.Budget{}), asked: asked}
+			c := &chronicle{world: newWorld(t, source), rand: rand.New(rand.NewPCG(seed+n, 2)), engine: query.NewEngine(query.Budgets{}), asked: asked}
 			history := querytest.NewHistory(seed+n, steps)
 			for len(history) > 0 {
 				var batch []*ledger.Command

@@ -5,15 +5,16 @@
 //
 // A question has three answers: allowed, denied, or an error. An exhausted budget or
 // a missing parameter is an error and never a denial, because under an exclusion a
-// denial would become an allow.
+// denial would become an allow. So too in lists: what has no answer is an item with its
+// error, and never left out.
 package query
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
+	"time"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/dsl"
@@ -24,8 +25,8 @@ import (
 
 // Limits of one request.
 const (
-	MaxContextual = 100  // contextual tuples of one question
-	MaxBatch      = 1000 // questions of one batch
+	MaxContextual = 100    // contextual tuples of one question
+	MaxBatch      = 10_000 // questions of one batch
 )
 
 // A Contextual is a tuple that counts as granted for one question.
@@ -35,12 +36,18 @@ type Contextual struct {
 	Context   model.Value // a map for the condition's parameters, or null; wins over the question's
 }
 
+// Given is what a request adds to what is granted. It lives as long as its question:
+// nothing of it is kept for another.
+type Given struct {
+	Contextual []Contextual // at most MaxContextual, none twice; each hides a granted tuple
+	Context    model.Value  // a map for the parameters of conditions, or null
+}
+
 // A Question asks whether a subject holds a relation on an object. Its tuple follows
 // the grammar of package tuple.
 type Question struct {
-	Tuple      tuple.Tuple
-	Contextual []Contextual // at most MaxContextual, none twice; each hides a granted tuple
-	Context    model.Value  // a map for the parameters of conditions, or null
+	Tuple tuple.Tuple
+	Given
 }
 
 // An Answer is what a question without an error has.
@@ -65,13 +72,19 @@ func invalid(field, format string, args ...any) error {
 // ErrNoModel is returned for a store without a model, where no question has an answer.
 var ErrNoModel = errors.New("the store has no model yet; write one first")
 
-// Budget is what a question may spend; the zero Budget is [model.DefaultBudget].
-type Budget = model.Budget
+// Budgets are what requests may spend. A field that is zero is the default's.
+type Budgets struct {
+	// Check is of one question; by default [model.DefaultBudget].
+	Check model.Budget
+	// List is of one list, one tree, or all questions of a batch together; by default
+	// [model.ListBudget].
+	List model.Budget
+}
 
 // An Engine answers questions. It keeps the compiled conditions of models, and is safe
 // for concurrent use.
 type Engine struct {
-	budget model.Budget
+	budgets Budgets
 
 	mu       sync.Mutex // guards the field below
 	programs map[*model.Model]*dsl.Programs
@@ -80,12 +93,10 @@ type Engine struct {
 // maxPrograms bounds the models whose conditions are kept compiled.
 const maxPrograms = 256
 
-// NewEngine returns an Engine whose questions may each spend b.
-func NewEngine(b Budget) *Engine {
-	if b == (Budget{}) {
-		b = model.DefaultBudget
-	}
-	return &Engine{budget: b, programs: make(map[*model.Model]*dsl.Programs)}
+// NewEngine returns an Engine whose requests may spend b.
+func NewEngine(b Budgets) *Engine {
+	b.Check, b.List = b.Check.Or(model.DefaultBudget), b.List.Or(model.ListBudget)
+	return &Engine{budgets: b, programs: make(map[*model.Model]*dsl.Programs)}
 }
 
 // compiled returns the programs of the model's conditions, nil if it has none.
@@ -110,7 +121,7 @@ func (e *Engine) compiled(m *model.Model) (*dsl.Programs, error) {
 }
 
 // An Asking is a view under a model at a moment: what the questions of one request
-// have in common. It is used by one goroutine.
+// have in common. It is used by one goroutine, and for one question at a time.
 type Asking struct {
 	engine   *Engine
 	view     *index.View
@@ -118,6 +129,7 @@ type Asking struct {
 	modelID  ledger.ID
 	programs *dsl.Programs
 	now      int64
+	clock    clock
 }
 
 // Ask begins a request at a view, under the store's model of that id (zero: its newest
@@ -141,11 +153,71 @@ func (e *Engine) Ask(v *index.View, id ledger.ID, now int64) (*Asking, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Asking{engine: e, view: v, model: m, modelID: id, programs: programs, now: now}, nil
+	a := &Asking{engine: e, view: v, model: m, modelID: id, programs: programs, now: now}
+	v.Stop = a.clock.look
+	return a, nil
 }
 
 // Model returns the id of the model in force.
 func (a *Asking) Model() ledger.ID { return a.modelID }
+
+// A clock ends a question when its caller is gone or its time is up.
+type clock struct {
+	ctx   context.Context
+	limit time.Duration
+	began time.Time     // when it was looked at first, zero before
+	away  time.Duration // how long since the caller of a list has had its items
+	spent model.Spent   // when it was looked at last
+}
+
+func (c *clock) stop(spent model.Spent) error {
+	c.spent = spent
+	return c.look()
+}
+
+// elapsed returns how long the question took, if it took so long that it was looked at.
+func (c *clock) elapsed() time.Duration {
+	if c.began.IsZero() {
+		return 0
+	}
+	return time.Since(c.began) - c.away
+}
+
+func (c *clock) look() error {
+	if err := c.ctx.Err(); err != nil {
+		return err
+	}
+	if c.began.IsZero() {
+		c.began = time.Now()
+	} else if c.elapsed() > c.limit {
+		return &model.BudgetError{What: "time", Limit: int(c.limit), Spent: c.spent}
+	}
+	return nil
+}
+
+// scope returns what the evaluator needs for a question with what is given, and starts
+// the clock.
+func (a *Asking) scope(ctx context.Context, g *Given, b model.Budget) (model.Scope, error) {
+	if err := ctx.Err(); err != nil {
+		return model.Scope{}, err
+	}
+	a.clock = clock{ctx: ctx, limit: b.Time}
+	sc := model.Scope{Reader: a.view, Time: a.now, Budget: b, Stop: a.clock.stop}
+	if len(g.Contextual) > 0 {
+		over, err := a.overlay(g.Contextual)
+		if err != nil {
+			return sc, err
+		}
+		sc.Reader = over
+	}
+	if g.Context.Kind != model.NullValue && g.Context.Kind != model.MapValue {
+		return sc, invalid("context", "must be an object")
+	}
+	if a.programs != nil {
+		sc.Conditions = a.programs.Conditions(g.Context, a.now)
+	}
+	return sc, nil
+}
 
 // Check answers q.
 //
@@ -154,200 +226,60 @@ func (a *Asking) Model() ledger.ID { return a.modelID }
 // [*model.CycleError] or [*dsl.MissingError] for one that has no answer; ctx's error
 // once it is done; and errors of the index.
 func (a *Asking) Check(ctx context.Context, q Question) (Answer, error) {
-	return a.check(ctx, q, false)
+	return a.check(ctx, &q, false)
 }
 
 // Path is Check that also tells by which tuples an allow came about.
 func (a *Asking) Path(ctx context.Context, q Question) (Answer, error) {
-	return a.check(ctx, q, true)
+	return a.check(ctx, &q, true)
 }
 
-func (a *Asking) check(ctx context.Context, q Question, path bool) (Answer, error) {
+func (a *Asking) check(ctx context.Context, q *Question, path bool) (answer Answer, err error) {
 	if err := a.known(q.Tuple); err != nil {
 		return Answer{}, err
 	}
-	var reader model.Reader = &cancellable{ctx: ctx, Reader: a.view}
-	if len(q.Contextual) > 0 {
-		over, err := a.overlay(q.Contextual)
-		if err != nil {
-			return Answer{}, err
-		}
-		over.Reader = reader
-		reader = over
+	sc, err := a.scope(ctx, &q.Given, a.engine.budgets.Check)
+	if err != nil {
+		return Answer{}, err
 	}
-	if q.Context.Kind != model.NullValue && q.Context.Kind != model.MapValue {
-		return Answer{}, invalid("context", "must be an object")
-	}
-	var conditions model.Conditions
-	if a.programs != nil {
-		conditions = a.programs.Conditions(q.Context, a.now)
-	}
-	question := model.Question{Object: q.Tuple.Object, Relation: q.Tuple.Relation, Subject: q.Tuple.Subject, Time: a.now}
-	var answer Answer
-	var err error
+	question := model.Question{Object: q.Tuple.Object, Relation: q.Tuple.Relation, Subject: q.Tuple.Subject}
 	if path {
-		answer.Allowed, answer.Path, answer.Spent, err = a.model.CheckPath(reader, conditions, question, a.engine.budget)
+		answer.Allowed, answer.Path, answer.Spent, err = a.model.CheckPath(sc, question)
 	} else {
-		answer.Allowed, answer.Spent, err = a.model.Check(reader, conditions, question, a.engine.budget)
+		answer.Allowed, answer.Spent, err = a.model.Check(sc, question)
 	}
 	return answer, err
 }
 
 // known returns an [*InvalidError] unless the model has what the question names.
 func (a *Asking) known(t tuple.Tuple) error {
-	typ, ok := a.model.Type(t.Object.Type)
-	if !ok {
-		return invalid("tuple.object", "the model has no type %+q", t.Object.Type)
+	if err := a.knownRelation("tuple.object", "tuple.relation", t.Object.Type, t.Relation); err != nil {
+		return err
 	}
-	if _, ok := a.model.Relation(typ.Name, t.Relation); !ok {
-		return invalid("tuple.relation", "type %+q has no relation %+q", typ.Name, t.Relation)
-	}
-	if _, ok := a.model.Type(t.Subject.Type); !ok {
-		return invalid("tuple.subject", "the model has no type %+q", t.Subject.Type)
-	}
-	if t.Subject.IsUserset() {
-		if _, ok := a.model.Relation(t.Subject.Type, t.Subject.Relation); !ok {
-			return invalid("tuple.subject", "type %+q has no relation %+q", t.Subject.Type, t.Subject.Relation)
-		}
+	return a.knownKind("tuple.subject", model.Kind{Type: t.Subject.Type, Relation: t.Subject.Relation})
+}
+
+func (a *Asking) knownType(field, typ string) error {
+	if _, ok := a.model.Type(typ); !ok {
+		return invalid(field, "the model has no type %+q", typ)
 	}
 	return nil
 }
 
-// cancellable ends the reading once ctx is done.
-type cancellable struct {
-	ctx context.Context
-	model.Reader
-	reads int
-}
-
-// cancelEvery is how many rows are read between two looks at the context.
-const cancelEvery = 64
-
-func (c *cancellable) done() error {
-	if c.reads++; c.reads%cancelEvery != 0 {
+func (a *Asking) knownRelation(typeField, field, typ, relation string) error {
+	if _, ok := a.model.Relation(typ, relation); ok {
 		return nil
 	}
-	return c.ctx.Err()
+	if err := a.knownType(typeField, typ); err != nil {
+		return err
+	}
+	return invalid(field, "type %+q has no relation %+q", typ, relation)
 }
 
-func (c *cancellable) Grant(t tuple.Tuple) (model.Grant, bool, error) {
-	if err := c.done(); err != nil {
-		return model.Grant{}, false, err
+// knownKind returns an [*InvalidError] unless the model has the kind of subject.
+func (a *Asking) knownKind(field string, k model.Kind) error {
+	if k.Relation == "" {
+		return a.knownType(field, k.Type)
 	}
-	return c.Reader.Grant(t)
-}
-
-func (c *cancellable) Subjects(o tuple.Object, relation, stype, srel string, yield func(tuple.Subject, model.Grant) bool) error {
-	var cancelled error
-	if cancelled = c.done(); cancelled != nil {
-		return cancelled
-	}
-	err := c.Reader.Subjects(o, relation, stype, srel, func(s tuple.Subject, g model.Grant) bool {
-		if cancelled = c.done(); cancelled != nil {
-			return false
-		}
-		return yield(s, g)
-	})
-	return errors.Join(err, cancelled)
-}
-
-// An overlay is a Reader with contextual tuples over it.
-type overlay struct {
-	model.Reader
-	tuples []tuple.Tuple // sorted by Compare
-	grants map[tuple.Tuple]model.Grant
-}
-
-// overlay validates contextual tuples as grants are validated.
-func (a *Asking) overlay(contextual []Contextual) (*overlay, error) {
-	if len(contextual) > MaxContextual {
-		return nil, invalid("contextual", "must be at most %d, are %d", MaxContextual, len(contextual))
-	}
-	o := &overlay{grants: make(map[tuple.Tuple]model.Grant, len(contextual))}
-	for i, c := range contextual {
-		field := fmt.Sprintf("contextual[%d]", i)
-		if _, twice := o.grants[c.Tuple]; twice {
-			return nil, invalid(field+".tuple", "stands twice")
-		}
-		if err := a.model.Allows(c.Tuple, c.Condition); err != nil {
-			return nil, refused(field, err)
-		}
-		g := model.Grant{Condition: c.Condition}
-		if c.Context.Kind != model.NullValue {
-			if c.Context.Kind != model.MapValue {
-				return nil, invalid(field+".context", "must be an object")
-			}
-			condition, ok := a.model.Condition(c.Condition)
-			if !ok {
-				return nil, invalid(field+".context", "must be absent without a condition")
-			}
-			typed, err := condition.TypeContext(c.Context)
-			if err != nil {
-				return nil, invalid(field+".context", "%s", err)
-			}
-			g.Context = model.AppendContext(nil, typed)
-		}
-		o.grants[c.Tuple] = g
-		o.tuples = append(o.tuples, c.Tuple)
-	}
-	slices.SortFunc(o.tuples, tuple.Tuple.Compare)
-	return o, nil
-}
-
-// refused turns what a model does not allow into an error about the field.
-func refused(field string, err error) error {
-	var refusal *model.Refusal
-	if errors.As(err, &refusal) {
-		part := "tuple." + refusal.Part
-		if refusal.Part == "condition" {
-			part = refusal.Part
-		}
-		return invalid(field+"."+part, "%s", refusal.Text)
-	}
-	return invalid(field, "%s", err)
-}
-
-func (o *overlay) Grant(t tuple.Tuple) (model.Grant, bool, error) {
-	if g, ok := o.grants[t]; ok {
-		return g, true, nil
-	}
-	return o.Reader.Grant(t)
-}
-
-func (o *overlay) Subjects(object tuple.Object, relation, stype, srel string, yield func(tuple.Subject, model.Grant) bool) error {
-	own := o.run(object, relation, stype, srel)
-	more := true
-	ownUpTo := func(id string) {
-		for more && len(own) > 0 && own[0].Subject.ID < id {
-			more = yield(own[0].Subject, o.grants[own[0]])
-			own = own[1:]
-		}
-	}
-	err := o.Reader.Subjects(object, relation, stype, srel, func(s tuple.Subject, g model.Grant) bool {
-		ownUpTo(s.ID)
-		if more && len(own) > 0 && own[0].Subject.ID == s.ID { // the contextual one hides it
-			g = o.grants[own[0]]
-			own = own[1:]
-		}
-		if more {
-			more = yield(s, g)
-		}
-		return more
-	})
-	for more && err == nil && len(own) > 0 {
-		more = yield(own[0].Subject, o.grants[own[0]])
-		own = own[1:]
-	}
-	return err
-}
-
-// run returns the contextual tuples of one run of subjects, in order of subject id.
-func (o *overlay) run(object tuple.Object, relation, stype, srel string) []tuple.Tuple {
-	var run []tuple.Tuple
-	for _, t := range o.tuples {
-		if t.Object == object && t.Relation == relation && t.Subject.Type == stype && t.Subject.Relation == srel {
-			run = append(run, t)
-		}
-	}
-	return run
+	return a.knownRelation(field, field, k.Type, k.Relation)
 }

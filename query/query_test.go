@@ -235,8 +235,8 @@ func TestCheck(t *testing.T) {
 			if tt.now == 0 {
 				tt.now = start + 100
 			}
-			a := w.ask(query.NewEngine(query.Budget{}), tt.now)
-			q := query.Question{Tuple: parse(t, tt.tuple), Context: tt.context, Contextual: tt.contextual}
+			a := w.ask(query.NewEngine(query.Budgets{}), tt.now)
+			q := query.Question{Tuple: parse(t, tt.tuple), Given: query.Given{Context: tt.context, Contextual: tt.contextual}}
 			got, err := a.Check(context.Background(), q)
 			if got.Allowed != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("Check(%s) = %v, %v, want %v and an error with %q", tt.tuple, got.Allowed, err, tt.want, tt.err)
@@ -256,7 +256,7 @@ func TestContextualLimit(t *testing.T) {
 	for i := range query.MaxContextual + 1 {
 		q.Contextual = append(q.Contextual, query.Contextual{Tuple: parse(t, fmt.Sprintf("doc:plan#owner@user:u%d", i))})
 	}
-	a := w.ask(query.NewEngine(query.Budget{}), start)
+	a := w.ask(query.NewEngine(query.Budgets{}), start)
 	var invalid *query.InvalidError
 	if _, err := a.Check(context.Background(), q); !errors.As(err, &invalid) || invalid.Field != "contextual" {
 		t.Errorf("Check with %d contextual tuples = %v, want an InvalidError", len(q.Contextual), err)
@@ -288,17 +288,17 @@ func TestBudgets(t *testing.T) {
 	w.grant(dense...)
 	for _, tt := range []struct {
 		name, tuple string
-		budget      query.Budget
+		budget      model.Budget
 		what        string // of the BudgetError, "" for an answer
 	}{
-		{"wide within the budget", "group:wide#member@user:ann", query.Budget{Depth: 10, Rows: 5000}, ""},
-		{"too wide", "group:wide#member@user:ann", query.Budget{Depth: 10, Rows: 500}, "rows"},
-		{"too deep", "group:c0#member@user:ann", query.Budget{Depth: 50, Rows: 5000}, "depth"},
-		{"every group in every group", "group:d0#member@user:ann", query.Budget{Depth: 50, Rows: 5000}, ""},
-		{"every group in every group, too many rows", "group:d0#member@user:ann", query.Budget{Depth: 50, Rows: 100}, "rows"},
+		{"wide within the budget", "group:wide#member@user:ann", model.Budget{Depth: 10, Rows: 5000}, ""},
+		{"too wide", "group:wide#member@user:ann", model.Budget{Depth: 10, Rows: 500}, "rows"},
+		{"too deep", "group:c0#member@user:ann", model.Budget{Depth: 50, Rows: 5000}, "depth"},
+		{"every group in every group", "group:d0#member@user:ann", model.Budget{Depth: 50, Rows: 5000}, ""},
+		{"every group in every group, too many rows", "group:d0#member@user:ann", model.Budget{Depth: 50, Rows: 100}, "rows"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a := w.ask(query.NewEngine(tt.budget), start+100)
+			a := w.ask(query.NewEngine(query.Budgets{Check: tt.budget}), start+100)
 			var spent model.Spent
 			for i := range 10 {
 				got, err := a.Check(context.Background(), query.Question{Tuple: parse(t, tt.tuple)})
@@ -327,7 +327,7 @@ type doc
     define viewer: granted but not blocked
 `)
 	w.grant("doc:a#granted@user:ann", "doc:a#blocked@doc:a#viewer")
-	a := w.ask(query.NewEngine(query.Budget{}), start+100)
+	a := w.ask(query.NewEngine(query.Budgets{}), start+100)
 	var cycle *model.CycleError
 	got, err := a.Check(context.Background(), query.Question{Tuple: parse(t, "doc:a#viewer@user:ann")})
 	if got.Allowed || !errors.As(err, &cycle) || !strings.Contains(err.Error(), "doc:a#viewer") {
@@ -349,7 +349,7 @@ func TestModels(t *testing.T) {
 	defer v.Close()
 	first := v.NewestModel()
 	w.write(strings.Replace(source, "define owner: [user]", "define owner: [group#member]", 1))
-	engine := query.NewEngine(query.Budget{})
+	engine := query.NewEngine(query.Budgets{})
 	head, err := w.x.View(w.store, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -390,7 +390,7 @@ func TestCancelled(t *testing.T) {
 		}
 		w.grant(tuples...)
 	}
-	a := w.ask(query.NewEngine(query.Budget{Depth: 10, Rows: 1 << 30}), start+100)
+	a := w.ask(query.NewEngine(query.Budgets{Check: model.Budget{Depth: 10, Rows: 1 << 30}}), start+100)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	began := time.Now()

@@ -25,8 +25,8 @@ var (
 // ask returns what the evaluator says, with the cause of an error. The error is one
 // that no fact can cause.
 func ask(w *World, t tuple.Tuple) (Fact, error) {
-	q := model.Question{Object: t.Object, Relation: t.Relation, Subject: t.Subject, Time: Now}
-	allowed, _, err := w.Model.Check(w, w, q, model.DefaultBudget)
+	q := model.Question{Object: t.Object, Relation: t.Relation, Subject: t.Subject}
+	allowed, _, err := w.Model.Check(w.Scope(), q)
 	var missing *MissingError
 	var cycle *model.CycleError
 	switch {
@@ -139,8 +139,8 @@ func TestPaths(t *testing.T) {
 			if fact.Value != Allowed {
 				continue
 			}
-			question := model.Question{Object: q.Object, Relation: q.Relation, Subject: q.Subject, Time: Now}
-			allowed, steps, _, err := w.Model.CheckPath(w, w, question, model.DefaultBudget)
+			question := model.Question{Object: q.Object, Relation: q.Relation, Subject: q.Subject}
+			allowed, steps, _, err := w.Model.CheckPath(w.Scope(), question)
 			if !allowed || err != nil {
 				t.Fatalf("seed %d: CheckPath(%s) = %v, %v, want an allow\n%s", seed+uint64(n), q, allowed, err, w)
 			}
@@ -162,7 +162,7 @@ func TestPaths(t *testing.T) {
 				continue
 			}
 			told++
-			if fact := Facts(alone.State(), alone.Objects(), []tuple.Subject{q.Subject})[q]; fact.Value != Allowed {
+			if fact := Facts(alone.State(), alone.Everything(), []tuple.Subject{q.Subject})[q]; fact.Value != Allowed {
 				t.Fatalf("seed %d: the path of %s does not suffice: %v\n%s", seed+uint64(n), q, steps, w)
 			}
 		}
@@ -176,7 +176,7 @@ func TestPaths(t *testing.T) {
 // shrunk describes the smallest world found in which the answer to q is wrong.
 func shrunk(w *World, q tuple.Tuple) string {
 	wrong := func(w *World) string {
-		fact, ok := Facts(w.State(), w.Objects(), []tuple.Subject{q.Subject})[q]
+		fact, ok := Facts(w.State(), w.Everything(), []tuple.Subject{q.Subject})[q]
 		if !ok {
 			return ""
 		}
@@ -189,7 +189,7 @@ func shrunk(w *World, q tuple.Tuple) string {
 // isCircular reports whether some relation on an object leads back to itself without
 // subtraction, for a subject that nothing is granted to by name.
 func isCircular(w *World) bool {
-	o := newOracle(w.State(), w.Objects())
+	o := newOracle(w.State(), w.Everything())
 	o.subject = tuple.Subject{Type: "user", ID: ids[2]}
 	unknown := make(values)
 	for _, n := range o.nodes {

@@ -47,6 +47,11 @@ func (w *World) State() State {
 	return State{Model: w.Model, Grants: w.Grants, Time: Now, Holds: w.Holds}
 }
 
+// Scope returns the world as the evaluator takes it.
+func (w *World) Scope() model.Scope {
+	return model.Scope{Reader: w, Conditions: w, Time: Now}
+}
+
 // A MissingError is why a condition of a [World] errs.
 type MissingError struct{ Condition string }
 
@@ -290,11 +295,11 @@ func (w *World) tuples() []tuple.Tuple {
 }
 
 // Subjects implements [model.Reader].
-func (w *World) Subjects(o tuple.Object, relation, stype, srel string, yield func(tuple.Subject, model.Grant) bool) error {
+func (w *World) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, model.Grant) bool) error {
 	if w.sorted == nil {
 		w.sorted = w.tuples()
 	}
-	from := tuple.Tuple{Object: o, Relation: relation, Subject: tuple.Subject{Type: stype, Relation: srel}}
+	from := tuple.Tuple{Object: o, Relation: relation, Subject: tuple.Subject{Type: stype, Relation: srel, ID: after + "\x00"}}
 	i, _ := slices.BinarySearchFunc(w.sorted, from, tuple.Tuple.Compare)
 	for _, t := range w.sorted[i:] {
 		if t.Object != o || t.Relation != relation || t.Subject.Type != stype || t.Subject.Relation != srel || !yield(t.Subject, w.Grants[t]) {
@@ -304,8 +309,21 @@ func (w *World) Subjects(o tuple.Object, relation, stype, srel string, yield fun
 	return nil
 }
 
-// Objects returns the objects that questions are about: two of each type.
-func (w *World) Objects() (objects []tuple.Object) {
+// Objects implements [model.Reader].
+func (w *World) Objects(s tuple.Subject, otype, relation, after string, yield func(tuple.Object, model.Grant) bool) error {
+	if w.sorted == nil {
+		w.sorted = w.tuples()
+	}
+	for _, t := range w.sorted { // by object within a type and relation too
+		if t.Subject == s && t.Object.Type == otype && t.Relation == relation && t.Object.ID > after && !yield(t.Object, w.Grants[t]) {
+			break
+		}
+	}
+	return nil
+}
+
+// Everything returns the objects that questions are about: two of each type.
+func (w *World) Everything() (objects []tuple.Object) {
 	for _, t := range w.Model.Types {
 		for _, id := range ids[:2] {
 			objects = append(objects, tuple.Object{Type: t.Name, ID: id})
@@ -331,7 +349,7 @@ func (w *World) Everyone() (subjects []tuple.Subject) {
 }
 
 // Facts returns all facts of the world.
-func (w *World) Facts() map[tuple.Tuple]Fact { return Facts(w.State(), w.Objects(), w.Everyone()) }
+func (w *World) Facts() map[tuple.Tuple]Fact { return Facts(w.State(), w.Everything(), w.Everyone()) }
 
 // A Step is one command of a history: a model, or some grants and revokes.
 type Step struct {

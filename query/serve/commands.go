@@ -16,7 +16,7 @@ import (
 
 // Submit appends a command and answers once it is decided.
 func (s *Server) Submit(ctx context.Context, req *pb.SubmitRequest) (*pb.SubmitResponse, error) {
-	c, err := readCommand(req.Command)
+	c, err := readCommand(req.Command, s.cfg.Models)
 	if err != nil {
 		return nil, s.rpcError(ctx, err)
 	}
@@ -118,28 +118,46 @@ func (s *Server) view(ctx context.Context, store ledger.ID, f *pb.Freshness) (*i
 		ctx = wait
 	}
 	v, err := s.cfg.Projector.View(ctx, store, fresh)
-	switch {
-	case err == nil:
-		return v, nil
-	case errors.Is(err, ledger.ErrNotFound):
-		err = &fieldError{"store", err}
-	case errors.Is(err, ledger.ErrToken), errors.Is(err, ledger.ErrForeignToken), errors.Is(err, ledger.ErrLostPast):
-		err = &fieldError{"freshness.at_least", err}
-	case errors.Is(err, ledger.ErrUnavailable) && fresh.Kind != projector.Any:
-		h, _ := s.cfg.Projector.Index().Head(store)
-		err = &behindError{h.Revision, err}
+	if err != nil {
+		return nil, s.viewError(store, "freshness.at_least", fresh.Kind != projector.Any, err)
 	}
-	return nil, err
+	return v, nil
+}
+
+// viewError says which field of a request an error of opening a view is about; token is
+// the field that holds a token. Waited says that the view had to be as new as asked for.
+func (s *Server) viewError(store ledger.ID, token string, waited bool, err error) error {
+	switch {
+	case errors.Is(err, ledger.ErrNotFound):
+		return &fieldError{"store", err}
+	case errors.Is(err, ledger.ErrToken), errors.Is(err, ledger.ErrForeignToken), errors.Is(err, ledger.ErrLostPast):
+		return &fieldError{token, err}
+	case errors.Is(err, ledger.ErrUnavailable) && waited:
+		h, _ := s.cfg.Projector.Index().Head(store)
+		return &behindError{h.Revision, err}
+	}
+	return err
 }
 
 // liveView is view for what is only asked of stores that are not deleted.
 func (s *Server) liveView(ctx context.Context, store ledger.ID, f *pb.Freshness) (*index.View, error) {
 	v, err := s.view(ctx, store, f)
-	if err == nil && v.Status() != decide.Live {
-		v.Close()
-		return nil, &fieldError{"store", fmt.Errorf("store %s is deleted: %w", store, ledger.ErrNotFound)}
+	if err != nil {
+		return nil, err
 	}
-	return v, err
+	if err := live(v); err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
+}
+
+// live returns an error unless the view's store is not deleted.
+func live(v *index.View) error {
+	if v.Status() != decide.Live {
+		return &fieldError{"store", fmt.Errorf("store %s is deleted: %w", v.Store(), ledger.ErrNotFound)}
+	}
+	return nil
 }
 
 // CreateStore creates a store and answers once that is decided.

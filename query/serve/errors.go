@@ -3,6 +3,7 @@ package serve
 import (
 	"context"
 	"errors"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
@@ -102,7 +103,12 @@ func faultOf(err error) fault {
 		return f
 	case errors.As(err, &budget):
 		f = known(connect.CodeResourceExhausted)
-		f.detail = &pb.BudgetExhausted{What: budget.What, Limit: uint64(budget.Limit)}
+		spent := budget.Spent
+		detail := &pb.BudgetExhausted{What: budget.What, Limit: uint64(budget.Limit), Rows: uint64(spent.Rows), Depth: uint64(spent.Depth), Memory: uint64(spent.Memory)}
+		if budget.What == "time" {
+			detail.Limit /= uint64(time.Millisecond)
+		}
+		f.detail = detail
 		return f
 	case errors.As(err, &cycle), errors.As(err, &condition), errors.As(err, &ill):
 		return known(connect.CodeFailedPrecondition)

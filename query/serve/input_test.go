@@ -19,6 +19,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/model"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
+	"github.com/grantlog/grantlog/query"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -336,14 +337,14 @@ func TestBadQuestion(t *testing.T) {
 			t.Errorf("in %s = %v, %v, want allowed %t, by the stored list", country, answer, err, want)
 		}
 	}
-	items := make([]*pb.BatchCheckRequest_Item, 1001)
+	items := make([]*pb.BatchCheckRequest_Item, query.MaxBatch+1)
 	for i := range items {
 		items[i] = &pb.BatchCheckRequest_Item{Tuple: ann}
 	}
 	_, err = n.BatchCheck(context10(t), &pb.BatchCheckRequest{Store: store, Items: items})
-	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "items", "1 to 1000")
+	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "items", "1 to 10000")
 	_, err = n.BatchCheck(context10(t), &pb.BatchCheckRequest{Store: store})
-	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "items", "1 to 1000")
+	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "items", "1 to 10000")
 }
 
 // TestFreshness: tokens of other places and times, and a replica that lags.
@@ -467,7 +468,7 @@ func TestFaultOf(t *testing.T) {
 		{&dsl.ConditionError{Condition: "office", Err: errors.New("division by zero")}, connect.CodeFailedPrecondition},
 		{&dsl.CostError{Condition: "office", Limit: 10}, connect.CodeResourceExhausted},
 		{&model.BudgetError{What: "rows", Limit: 10}, connect.CodeResourceExhausted},
-		{&model.CycleError{}, connect.CodeFailedPrecondition},
+		{&model.CycleError{Parts: []model.CyclePart{{}}}, connect.CodeFailedPrecondition},
 	} {
 		f := faultOf(tt.err)
 		if f.code != tt.code {

@@ -227,9 +227,9 @@ func readFreshness(f *pb.Freshness) (projector.Freshness, error) {
 	return projector.Freshness{Kind: projector.Any}, nil
 }
 
-// readCommand reads a command, and compiles the model that it writes. Rules that hold
+// readCommand reads a command, and compiles the model that it writes, within limits. Rules that hold
 // for every form of a command are left to [ledger.Command.Validate].
-func readCommand(m *pb.Command) (*ledger.Command, error) {
+func readCommand(m *pb.Command, limits dsl.Limits) (*ledger.Command, error) {
 	if m == nil {
 		return nil, malformed("command", "is missing")
 	}
@@ -256,14 +256,14 @@ func readCommand(m *pb.Command) (*ledger.Command, error) {
 	}
 	c.Changes = make([]ledger.Change, len(m.Changes))
 	for i, ch := range m.Changes {
-		if err := readChange(fmt.Sprintf("changes[%d]", i), ch, c, &c.Changes[i]); err != nil {
+		if err := readChange(fmt.Sprintf("changes[%d]", i), ch, c, limits, &c.Changes[i]); err != nil {
 			return nil, err
 		}
 	}
 	return c, nil
 }
 
-func readChange(field string, m *pb.Change, c *ledger.Command, ch *ledger.Change) (err error) {
+func readChange(field string, m *pb.Change, c *ledger.Command, limits dsl.Limits, ch *ledger.Change) (err error) {
 	switch k := m.GetChange().(type) {
 	case *pb.Change_Grant:
 		ch.Kind = ledger.Grant
@@ -277,7 +277,7 @@ func readChange(field string, m *pb.Change, c *ledger.Command, ch *ledger.Change
 		if len(c.Changes) > 1 {
 			return nil // it must be alone, which Validate says; nothing is compiled for it
 		}
-		ch.Model, err = readModelSource(field+".model", k.WriteModel, c.ID)
+		ch.Model, err = readModelSource(field+".model", k.WriteModel, c.ID, limits)
 		return err
 	case *pb.Change_CreateStore:
 		ch.Kind, ch.Name, ch.Admin = ledger.CreateStore, k.CreateStore.GetName(), k.CreateStore.GetAdmin()
@@ -327,7 +327,7 @@ var sourceKinds = map[pb.ModelSource_Kind]ledger.SourceKind{
 	pb.ModelSource_JSON:             ledger.SourceJSON,
 }
 
-func readModelSource(field string, m *pb.ModelSource, command ledger.UUID) (ledger.ModelSource, error) {
+func readModelSource(field string, m *pb.ModelSource, command ledger.UUID, limits dsl.Limits) (ledger.ModelSource, error) {
 	kind, ok := sourceKinds[m.GetKind()]
 	if !ok {
 		return ledger.ModelSource{}, malformed(field+".kind", "unknown kind of source %d", m.GetKind())
@@ -342,7 +342,7 @@ func readModelSource(field string, m *pb.ModelSource, command ledger.UUID) (ledg
 			return ledger.ModelSource{}, err
 		}
 	}
-	source, err := dsl.Compile(kind, []byte(m.GetSource()), dsl.Limits{})
+	source, err := dsl.Compile(kind, []byte(m.GetSource()), limits)
 	if err != nil {
 		return ledger.ModelSource{}, malformed(field+".source", "%s", err)
 	}
@@ -442,13 +442,7 @@ func grantMessage(ch *ledger.Change) *pb.Grant {
 	if ch.ExpiresAfter != 0 {
 		g.ExpiresAfter = durationpb.New(time.Duration(ch.ExpiresAfter))
 	}
-	if ch.Grant.Context != nil {
-		context, err := model.DecodeContext(ch.Grant.Context)
-		if err != nil {
-			panic(fmt.Sprintf("serve: a validated command's context: %v", err))
-		}
-		g.Context = valueMessage(context).GetStructValue()
-	}
+	g.Context = contextMessage(ch.Grant.Context)
 	return g
 }
 

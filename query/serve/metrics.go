@@ -20,6 +20,7 @@ type Metrics struct {
 
 	commands         *prometheus.CounterVec
 	checks           [checkResults]prometheus.Observer
+	lists            *prometheus.HistogramVec
 	envelopeBytes    prometheus.Histogram
 	envelopeCommands prometheus.Histogram
 }
@@ -56,13 +57,18 @@ func NewMetrics() *Metrics {
 		Help:    "Time to answer a check, one of a batch too, by result: allowed, denied or error. The count is the checks.",
 		Buckets: prometheus.ExponentialBuckets(2e-6, 2.5, 14), // 2 µs to 0.3 s
 	}, []string{"result"})
+	m.lists = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "grantlog_list_seconds",
+		Help:    "Time to answer a list, its sending included, by what it is of (objects, subjects, relations, tuples, or tree) and by result: whole (all that was asked for) or error.",
+		Buckets: prometheus.ExponentialBuckets(2e-5, 4, 11), // 20 µs to 21 s
+	}, []string{"of", "result"})
 	for result, name := range [...]string{checkAllowed: "allowed", checkDenied: "denied", checkFailed: "error"} {
 		m.checks[result] = checks.WithLabelValues(name)
 	}
 	for _, kind := range []ledger.OutcomeKind{ledger.Applied, ledger.Rejected, ledger.Duplicate} {
 		m.commands.WithLabelValues(kind.String()) // there from the start, at 0
 	}
-	m.registry.MustRegister(m.commands, checks, m.envelopeBytes, m.envelopeCommands, statusCollector{m},
+	m.registry.MustRegister(m.commands, checks, m.lists, m.envelopeBytes, m.envelopeCommands, statusCollector{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	return m
 }
@@ -87,6 +93,14 @@ func (m *Metrics) check(allowed bool, err error, took time.Duration) {
 		result = checkAllowed
 	}
 	m.checks[result].Observe(took.Seconds())
+}
+
+func (m *Metrics) list(of string, err error, took time.Duration) {
+	result := "whole"
+	if err != nil {
+		result = "error"
+	}
+	m.lists.WithLabelValues(of, result).Observe(took.Seconds())
 }
 
 func (m *Metrics) watch(p *projector.Projector) { m.projector.Store(p) }

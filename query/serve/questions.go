@@ -24,7 +24,7 @@ func (s *Server) Check(ctx context.Context, req *pb.CheckRequest) (*pb.CheckResp
 }
 
 func (s *Server) check(ctx context.Context, req *pb.CheckRequest) (*pb.CheckResponse, error) {
-	q, err := readQuestion("", req.Tuple, req.Contextual, req.Context)
+	q, err := readQuestion(req.Tuple, req.Contextual, req.Context)
 	if err != nil {
 		return nil, err
 	}
@@ -70,28 +70,34 @@ func (s *Server) ask(ctx context.Context, store, modelID string, f *pb.Freshness
 	return v, asking, now, nil
 }
 
-// readQuestion reads a question whose fields begin with prefix.
-func readQuestion(prefix string, t *pb.Tuple, contextual []*pb.ContextualTuple, values *structpb.Struct) (q query.Question, err error) {
-	if q.Tuple, err = readTuple(prefix+"tuple", t); err != nil {
+// readQuestion reads a question.
+func readQuestion(t *pb.Tuple, contextual []*pb.ContextualTuple, values *structpb.Struct) (q query.Question, err error) {
+	if q.Tuple, err = readTuple("tuple", t); err != nil {
 		return q, err
 	}
+	q.Given, err = readGiven(contextual, values)
+	return q, err
+}
+
+// readGiven reads what a question adds to what is granted.
+func readGiven(contextual []*pb.ContextualTuple, values *structpb.Struct) (g query.Given, err error) {
 	if n := len(contextual); n > query.MaxContextual {
-		return q, malformed(prefix+"contextual", "must be at most %d, are %d", query.MaxContextual, n)
+		return g, malformed("contextual", "must be at most %d, are %d", query.MaxContextual, n)
 	}
 	for i, c := range contextual {
-		field := fmt.Sprintf("%scontextual[%d]", prefix, i)
+		field := fmt.Sprintf("contextual[%d]", i)
 		t, err := readTuple(field+".tuple", c.GetTuple())
 		if err != nil {
-			return q, err
+			return g, err
 		}
 		own, err := readContext(field+".context", c.GetContext())
 		if err != nil {
-			return q, err
+			return g, err
 		}
-		q.Contextual = append(q.Contextual, query.Contextual{Tuple: t, Condition: c.GetCondition(), Context: own})
+		g.Contextual = append(g.Contextual, query.Contextual{Tuple: t, Condition: c.GetCondition(), Context: own})
 	}
-	q.Context, err = readContext(prefix+"context", values)
-	return q, err
+	g.Context, err = readContext("context", values)
+	return g, err
 }
 
 // BatchCheck asks many questions of one store at one revision.
@@ -121,30 +127,50 @@ func (s *Server) batchCheck(ctx context.Context, req *pb.BatchCheckRequest) (*pb
 		Token:   token.String(), Revision: uint64(v.Revision()),
 		EvaluatedAt: timeMessage(now), Model: asking.Model().String(),
 	}
+	// Items that cannot be read are answered for here; the others are asked together.
 	results := make([]pb.BatchCheckResponse_Result, len(req.Items))
+	questions, places := make([]query.Question, 0, len(req.Items)), make([]int, 0, len(req.Items))
 	for i, item := range req.Items {
-		began := time.Now()
-		allowed, err := s.checkItem(ctx, asking, item)
-		s.cfg.Metrics.check(allowed, err, time.Since(began))
 		answer.Results[i] = &results[i]
-		results[i].Allowed = allowed
+		q, err := readQuestion(item.GetTuple(), item.GetContextual(), item.GetContext())
 		if err != nil {
-			f := faultOf(err)
-			switch f.code {
-			case connect.CodeInternal, connect.CodeCanceled, connect.CodeDeadlineExceeded, connect.CodeUnavailable:
-				return nil, err // no fault of the question
-			}
-			results[i].Error = &pb.QuestionError{Code: f.code.String(), Field: f.field, Message: f.message}
+			results[i].Error = questionError(faultOf(err))
+			s.cfg.Metrics.check(false, err, 0)
+			continue
+		}
+		questions, places = append(questions, q), append(places, i)
+	}
+	began := time.Now()
+	all, err := asking.CheckAll(ctx, questions)
+	if err != nil {
+		return nil, err
+	}
+	each := time.Since(began) / time.Duration(max(len(all), 1))
+	for n, r := range all {
+		result := &results[places[n]]
+		s.cfg.Metrics.check(r.Allowed, r.Err, each)
+		result.Allowed = r.Allowed
+		if result.Error, err = ownError(r.Err); err != nil {
+			return nil, err
 		}
 	}
 	return answer, nil
 }
 
-func (s *Server) checkItem(ctx context.Context, asking *query.Asking, item *pb.BatchCheckRequest_Item) (bool, error) {
-	q, err := readQuestion("", item.GetTuple(), item.GetContextual(), item.GetContext())
-	if err != nil {
-		return false, err
+// ownError returns the error of one question among many, or an error that no question is
+// to blame for.
+func ownError(err error) (*pb.QuestionError, error) {
+	if err == nil {
+		return nil, nil
 	}
-	a, err := asking.Check(ctx, q)
-	return a.Allowed, err
+	f := faultOf(err)
+	switch f.code {
+	case connect.CodeInternal, connect.CodeCanceled, connect.CodeDeadlineExceeded, connect.CodeUnavailable:
+		return nil, err
+	}
+	return questionError(f), nil
+}
+
+func questionError(f fault) *pb.QuestionError {
+	return &pb.QuestionError{Code: f.code.String(), Field: f.field, Message: f.message}
 }

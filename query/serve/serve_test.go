@@ -87,7 +87,7 @@ func newNode(t testing.TB, change ...func(*Config)) *node {
 		t.Fatal(err)
 	}
 	l := ledger.New(ledger.Config{Log: log, Watch: p.Watch, Ready: p.Ready, RetryFor: time.Second, Logger: quiet, Appended: metrics.Appended})
-	cfg := Config{Ledger: l, Projector: p, Engine: query.NewEngine(query.Budget{}), Metrics: metrics, MaxWait: 5 * time.Second, Logger: quiet}
+	cfg := Config{Ledger: l, Projector: p, Engine: query.NewEngine(query.Budgets{}), Metrics: metrics, MaxWait: 5 * time.Second, Logger: quiet}
 	for _, f := range change {
 		f(&cfg)
 	}

@@ -23,6 +23,7 @@ import (
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"github.com/grantlog/grantlog/query"
@@ -31,6 +32,7 @@ import (
 // Limits of requests and of the server's patience.
 const (
 	maxRequest      = 1 << 20          // bytes of one request message
+	maxQuestions    = 8 << 20          // of one with questions: a batch has up to 10,000
 	maxHeader       = 32 << 10         // bytes of a request's headers
 	compressFrom    = 1 << 10          // bytes of an answer from which it is compressed, if the caller offers to read it so
 	maxStreams      = 1000             // requests under way on one HTTP/2 connection
@@ -50,6 +52,9 @@ type Config struct {
 	// Metrics is shown at /metrics and counts checks; the caller also gives its
 	// methods to the ledger and the projector. Nil: a new one, which counts checks alone.
 	Metrics *Metrics
+
+	// Models bounds the models that are written through this server.
+	Models dsl.Limits
 
 	// MaxWait is how long a request waits for a decision or for its freshness if its
 	// caller sets no earlier deadline; 30 seconds if zero.
@@ -104,7 +109,12 @@ func New(cfg Config) *Server {
 	options := append(HandlerOptions(), connect.WithRecover(s.recovered))
 	mux := http.NewServeMux()
 	mux.Handle(grantlogv1connect.NewLedgerServiceHandler(s, options...))
-	mux.Handle(grantlogv1connect.NewPermissionServiceHandler(s, options...))
+	questions, permissions := grantlogv1connect.NewPermissionServiceHandler(s, append(options, connect.WithReadMaxBytes(maxQuestions))...)
+	mux.Handle(questions, permissions)
+	for _, stream := range []string{grantlogv1connect.PermissionServiceStreamObjectsProcedure,
+		grantlogv1connect.PermissionServiceStreamSubjectsProcedure, grantlogv1connect.PermissionServiceStreamTuplesProcedure} {
+		mux.Handle(stream, sendWithin(sendTimeout, permissions))
+	}
 	mux.Handle(grantlogv1connect.NewStoreServiceHandler(s, options...))
 	path, audit := grantlogv1connect.NewAuditServiceHandler(s, options...)
 	mux.Handle(path, sendWithin(sendTimeout, audit))

@@ -23,6 +23,138 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The operations of rules.
+type Tree_Operation int32
+
+const (
+	// Not an operation.
+	Tree_OPERATION_UNSPECIFIED Tree_Operation = 0
+	// Whoever it was granted to: grants.
+	Tree_GRANTED Tree_Operation = 1
+	// Whoever holds another relation on the same object: rule names it, branches has its
+	// tree if it is expanded here.
+	Tree_COMPUTED Tree_Operation = 2
+	// Whoever holds a relation on each object that another relation names: rule is
+	// "viewer from parent", grants are those of the second relation.
+	Tree_FROM Tree_Operation = 3
+	// Any of the branches.
+	Tree_UNION Tree_Operation = 4
+	// All of the branches.
+	Tree_INTERSECTION Tree_Operation = 5
+	// The first branch without the second.
+	Tree_EXCLUSION Tree_Operation = 6
+)
+
+// Enum value maps for Tree_Operation.
+var (
+	Tree_Operation_name = map[int32]string{
+		0: "OPERATION_UNSPECIFIED",
+		1: "GRANTED",
+		2: "COMPUTED",
+		3: "FROM",
+		4: "UNION",
+		5: "INTERSECTION",
+		6: "EXCLUSION",
+	}
+	Tree_Operation_value = map[string]int32{
+		"OPERATION_UNSPECIFIED": 0,
+		"GRANTED":               1,
+		"COMPUTED":              2,
+		"FROM":                  3,
+		"UNION":                 4,
+		"INTERSECTION":          5,
+		"EXCLUSION":             6,
+	}
+)
+
+func (x Tree_Operation) Enum() *Tree_Operation {
+	p := new(Tree_Operation)
+	*p = x
+	return p
+}
+
+func (x Tree_Operation) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Tree_Operation) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_permission_proto_enumTypes[0].Descriptor()
+}
+
+func (Tree_Operation) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_permission_proto_enumTypes[0]
+}
+
+func (x Tree_Operation) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Tree_Operation.Descriptor instead.
+func (Tree_Operation) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{19, 0}
+}
+
+// Whether it counts.
+type GrantedTuple_State int32
+
+const (
+	// Not a state.
+	GrantedTuple_STATE_UNSPECIFIED GrantedTuple_State = 0
+	// It counts, if its condition holds.
+	GrantedTuple_ACTIVE GrantedTuple_State = 1
+	// Its expires_at has come.
+	GrantedTuple_EXPIRED GrantedTuple_State = 2
+	// Its not_before is still to come.
+	GrantedTuple_NOT_YET GrantedTuple_State = 3
+	// The model in force does not allow it.
+	GrantedTuple_NOT_ALLOWED GrantedTuple_State = 4
+)
+
+// Enum value maps for GrantedTuple_State.
+var (
+	GrantedTuple_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "ACTIVE",
+		2: "EXPIRED",
+		3: "NOT_YET",
+		4: "NOT_ALLOWED",
+	}
+	GrantedTuple_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"ACTIVE":            1,
+		"EXPIRED":           2,
+		"NOT_YET":           3,
+		"NOT_ALLOWED":       4,
+	}
+)
+
+func (x GrantedTuple_State) Enum() *GrantedTuple_State {
+	p := new(GrantedTuple_State)
+	*p = x
+	return p
+}
+
+func (x GrantedTuple_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GrantedTuple_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_permission_proto_enumTypes[1].Descriptor()
+}
+
+func (GrantedTuple_State) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_permission_proto_enumTypes[1]
+}
+
+func (x GrantedTuple_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GrantedTuple_State.Descriptor instead.
+func (GrantedTuple_State) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{25, 0}
+}
+
 // A ContextualTuple is a tuple that counts as granted for one question.
 type ContextualTuple struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -267,7 +399,8 @@ type BatchCheckRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The store, as a ULID; required.
 	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
-	// The questions, 1 to 1,000.
+	// The questions, 1 to 10,000. Those about one subject share their work, so that they
+	// cost less than as many calls of Check. Together they may spend what a list may.
 	Items []*BatchCheckRequest_Item `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
 	// How new the answers must be.
 	Freshness *Freshness `protobuf:"bytes,3,opt,name=freshness,proto3" json:"freshness,omitempty"`
@@ -483,6 +616,1703 @@ func (x *QuestionError) GetMessage() string {
 	return ""
 }
 
+// ListObjectsRequest asks for a page of objects.
+type ListObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// Who: an object (user:ann), a userset (group:eng#member), or a wildcard (user:*).
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The relation that the subject holds; required.
+	Relation string `protobuf:"bytes,3,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The type of the objects, such as "doc"; required.
+	Type string `protobuf:"bytes,4,opt,name=type,proto3" json:"type,omitempty"`
+	// As in CheckRequest.
+	Contextual []*ContextualTuple `protobuf:"bytes,5,rep,name=contextual,proto3" json:"contextual,omitempty"`
+	// As in CheckRequest.
+	Context *structpb.Struct `protobuf:"bytes,6,opt,name=context,proto3" json:"context,omitempty"`
+	// How new the answer must be. Later pages are of the first one's revision.
+	Freshness *Freshness `protobuf:"bytes,7,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The model to answer under, as a ULID. Empty: the newest of the revision answered at.
+	Model string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	// The most items to return: at most 1,000; 0: 100.
+	PageSize uint32 `protobuf:"varint,9,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before, of the same question; empty: the first page.
+	PageToken string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Report items of which there is no answer, instead of failing.
+	Undecided     bool `protobuf:"varint,11,opt,name=undecided,proto3" json:"undecided,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListObjectsRequest) Reset() {
+	*x = ListObjectsRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListObjectsRequest) ProtoMessage() {}
+
+func (x *ListObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListObjectsRequest.ProtoReflect.Descriptor instead.
+func (*ListObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ListObjectsRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ListObjectsRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ListObjectsRequest) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *ListObjectsRequest) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *ListObjectsRequest) GetContextual() []*ContextualTuple {
+	if x != nil {
+		return x.Contextual
+	}
+	return nil
+}
+
+func (x *ListObjectsRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *ListObjectsRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *ListObjectsRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ListObjectsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListObjectsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListObjectsRequest) GetUndecided() bool {
+	if x != nil {
+		return x.Undecided
+	}
+	return false
+}
+
+// ListObjectsResponse is a page of objects.
+type ListObjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The objects, "type:id", in the order of their ids' bytes.
+	Objects []string `protobuf:"bytes,1,rep,name=objects,proto3" json:"objects,omitempty"`
+	// Objects of which there is no answer, if they were asked for.
+	Undecided []*Undecided `protobuf:"bytes,2,rep,name=undecided,proto3" json:"undecided,omitempty"`
+	// Continues after this page; empty: the list is complete.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Token of the revision answered at, for a later at_least.
+	Token string `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
+	// The revision of the store answered at.
+	Revision uint64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry and conditions were held against.
+	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	// The model answered under, as a ULID.
+	Model         string `protobuf:"bytes,7,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListObjectsResponse) Reset() {
+	*x = ListObjectsResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListObjectsResponse) ProtoMessage() {}
+
+func (x *ListObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListObjectsResponse.ProtoReflect.Descriptor instead.
+func (*ListObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ListObjectsResponse) GetObjects() []string {
+	if x != nil {
+		return x.Objects
+	}
+	return nil
+}
+
+func (x *ListObjectsResponse) GetUndecided() []*Undecided {
+	if x != nil {
+		return x.Undecided
+	}
+	return nil
+}
+
+func (x *ListObjectsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListObjectsResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ListObjectsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ListObjectsResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+func (x *ListObjectsResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// StreamObjectsRequest asks for all pages of a list.
+type StreamObjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first page. Its page_size is the most items of one page.
+	List          *ListObjectsRequest `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamObjectsRequest) Reset() {
+	*x = StreamObjectsRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamObjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamObjectsRequest) ProtoMessage() {}
+
+func (x *StreamObjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamObjectsRequest.ProtoReflect.Descriptor instead.
+func (*StreamObjectsRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *StreamObjectsRequest) GetList() *ListObjectsRequest {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+// StreamObjectsResponse is the next page.
+type StreamObjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page.
+	Page          *ListObjectsResponse `protobuf:"bytes,1,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamObjectsResponse) Reset() {
+	*x = StreamObjectsResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamObjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamObjectsResponse) ProtoMessage() {}
+
+func (x *StreamObjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamObjectsResponse.ProtoReflect.Descriptor instead.
+func (*StreamObjectsResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *StreamObjectsResponse) GetPage() *ListObjectsResponse {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+// An Undecided is an item of which there is no answer.
+type Undecided struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object, subject or relation.
+	Item string `protobuf:"bytes,1,opt,name=item,proto3" json:"item,omitempty"`
+	// Why: what Check would return as its error.
+	Error         *QuestionError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Undecided) Reset() {
+	*x = Undecided{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Undecided) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Undecided) ProtoMessage() {}
+
+func (x *Undecided) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Undecided.ProtoReflect.Descriptor instead.
+func (*Undecided) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Undecided) GetItem() string {
+	if x != nil {
+		return x.Item
+	}
+	return ""
+}
+
+func (x *Undecided) GetError() *QuestionError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+// ListSubjectsRequest asks for a page of subjects.
+type ListSubjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// The kind of subject: a type ("user"), or a type and a relation for usersets
+	// ("group#member"); required.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// The relation that the subjects hold; required.
+	Relation string `protobuf:"bytes,3,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The object, "type:id"; required.
+	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	// As in CheckRequest.
+	Contextual []*ContextualTuple `protobuf:"bytes,5,rep,name=contextual,proto3" json:"contextual,omitempty"`
+	// As in CheckRequest.
+	Context *structpb.Struct `protobuf:"bytes,6,opt,name=context,proto3" json:"context,omitempty"`
+	// How new the answer must be. Later pages are of the first one's revision.
+	Freshness *Freshness `protobuf:"bytes,7,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The model to answer under, as a ULID. Empty: the newest of the revision answered at.
+	Model string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	// The most items to return: at most 1,000; 0: 100.
+	PageSize uint32 `protobuf:"varint,9,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before, of the same question; empty: the first page.
+	PageToken string `protobuf:"bytes,10,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Report items of which there is no answer, instead of failing.
+	Undecided     bool `protobuf:"varint,11,opt,name=undecided,proto3" json:"undecided,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSubjectsRequest) Reset() {
+	*x = ListSubjectsRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSubjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSubjectsRequest) ProtoMessage() {}
+
+func (x *ListSubjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSubjectsRequest.ProtoReflect.Descriptor instead.
+func (*ListSubjectsRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListSubjectsRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ListSubjectsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListSubjectsRequest) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *ListSubjectsRequest) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ListSubjectsRequest) GetContextual() []*ContextualTuple {
+	if x != nil {
+		return x.Contextual
+	}
+	return nil
+}
+
+func (x *ListSubjectsRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *ListSubjectsRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *ListSubjectsRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ListSubjectsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListSubjectsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListSubjectsRequest) GetUndecided() bool {
+	if x != nil {
+		return x.Undecided
+	}
+	return false
+}
+
+// ListSubjectsResponse is a page of subjects.
+type ListSubjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The subjects, "type:id", "type:id#relation" or "type:*", in the order of their ids'
+	// bytes. The wildcard stands for every subject of the type but the excluded of all
+	// pages; those who hold the relation by name are listed beside it.
+	Subjects []string `protobuf:"bytes,1,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	// Beside a wildcard, also one that is undecided: subjects that do not hold the
+	// relation all the same, because an exclusion or an intersection keeps them out.
+	Excluded []string `protobuf:"bytes,2,rep,name=excluded,proto3" json:"excluded,omitempty"`
+	// Subjects of which there is no answer, if they were asked for. What is said of a
+	// wildcard here goes for every subject of the type that is not named in the list.
+	Undecided []*Undecided `protobuf:"bytes,3,rep,name=undecided,proto3" json:"undecided,omitempty"`
+	// Continues after this page; empty: the list is complete.
+	NextPageToken string `protobuf:"bytes,4,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Token of the revision answered at, for a later at_least.
+	Token string `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
+	// The revision of the store answered at.
+	Revision uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry and conditions were held against.
+	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	// The model answered under, as a ULID.
+	Model         string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSubjectsResponse) Reset() {
+	*x = ListSubjectsResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSubjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSubjectsResponse) ProtoMessage() {}
+
+func (x *ListSubjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSubjectsResponse.ProtoReflect.Descriptor instead.
+func (*ListSubjectsResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListSubjectsResponse) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *ListSubjectsResponse) GetExcluded() []string {
+	if x != nil {
+		return x.Excluded
+	}
+	return nil
+}
+
+func (x *ListSubjectsResponse) GetUndecided() []*Undecided {
+	if x != nil {
+		return x.Undecided
+	}
+	return nil
+}
+
+func (x *ListSubjectsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListSubjectsResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ListSubjectsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ListSubjectsResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+func (x *ListSubjectsResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// StreamSubjectsRequest asks for all pages of a list.
+type StreamSubjectsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first page. Its page_size is the most items of one page.
+	List          *ListSubjectsRequest `protobuf:"bytes,1,opt,name=list,proto3" json:"list,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamSubjectsRequest) Reset() {
+	*x = StreamSubjectsRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamSubjectsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamSubjectsRequest) ProtoMessage() {}
+
+func (x *StreamSubjectsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamSubjectsRequest.ProtoReflect.Descriptor instead.
+func (*StreamSubjectsRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *StreamSubjectsRequest) GetList() *ListSubjectsRequest {
+	if x != nil {
+		return x.List
+	}
+	return nil
+}
+
+// StreamSubjectsResponse is the next page.
+type StreamSubjectsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page.
+	Page          *ListSubjectsResponse `protobuf:"bytes,1,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamSubjectsResponse) Reset() {
+	*x = StreamSubjectsResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamSubjectsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamSubjectsResponse) ProtoMessage() {}
+
+func (x *StreamSubjectsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamSubjectsResponse.ProtoReflect.Descriptor instead.
+func (*StreamSubjectsResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *StreamSubjectsResponse) GetPage() *ListSubjectsResponse {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+// ListRelationsRequest asks which relations a subject holds.
+type ListRelationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// Who; as in ListObjectsRequest.
+	Subject string `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The object, "type:id"; required.
+	Object string `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	// The relations asked about, none twice. Empty: all of the object's type.
+	Relations []string `protobuf:"bytes,4,rep,name=relations,proto3" json:"relations,omitempty"`
+	// As in CheckRequest.
+	Contextual []*ContextualTuple `protobuf:"bytes,5,rep,name=contextual,proto3" json:"contextual,omitempty"`
+	// As in CheckRequest.
+	Context *structpb.Struct `protobuf:"bytes,6,opt,name=context,proto3" json:"context,omitempty"`
+	// How new the answer must be.
+	Freshness *Freshness `protobuf:"bytes,7,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The model to answer under, as a ULID. Empty: the newest of the revision answered at.
+	Model string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	// Report relations of which there is no answer, instead of failing.
+	Undecided     bool `protobuf:"varint,9,opt,name=undecided,proto3" json:"undecided,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRelationsRequest) Reset() {
+	*x = ListRelationsRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRelationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRelationsRequest) ProtoMessage() {}
+
+func (x *ListRelationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRelationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRelationsRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ListRelationsRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ListRelationsRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ListRelationsRequest) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ListRelationsRequest) GetRelations() []string {
+	if x != nil {
+		return x.Relations
+	}
+	return nil
+}
+
+func (x *ListRelationsRequest) GetContextual() []*ContextualTuple {
+	if x != nil {
+		return x.Contextual
+	}
+	return nil
+}
+
+func (x *ListRelationsRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *ListRelationsRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *ListRelationsRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ListRelationsRequest) GetUndecided() bool {
+	if x != nil {
+		return x.Undecided
+	}
+	return false
+}
+
+// ListRelationsResponse is all relations that a subject holds.
+type ListRelationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The relations, in the order asked for, or else in that of the model.
+	Relations []string `protobuf:"bytes,1,rep,name=relations,proto3" json:"relations,omitempty"`
+	// Relations of which there is no answer, if they were asked for.
+	Undecided []*Undecided `protobuf:"bytes,2,rep,name=undecided,proto3" json:"undecided,omitempty"`
+	// Token of the revision answered at, for a later at_least.
+	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	// The revision of the store answered at.
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry and conditions were held against.
+	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	// The model answered under, as a ULID.
+	Model         string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRelationsResponse) Reset() {
+	*x = ListRelationsResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRelationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRelationsResponse) ProtoMessage() {}
+
+func (x *ListRelationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRelationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRelationsResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ListRelationsResponse) GetRelations() []string {
+	if x != nil {
+		return x.Relations
+	}
+	return nil
+}
+
+func (x *ListRelationsResponse) GetUndecided() []*Undecided {
+	if x != nil {
+		return x.Undecided
+	}
+	return nil
+}
+
+func (x *ListRelationsResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ListRelationsResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ListRelationsResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+func (x *ListRelationsResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// ExpandRequest asks who holds a relation, and why.
+type ExpandRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// The object, "type:id"; required.
+	Object string `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	// The relation; required.
+	Relation string `protobuf:"bytes,3,opt,name=relation,proto3" json:"relation,omitempty"`
+	// How far down to expand what the rules and grants lead to: 1 to 64; 0: 1, the
+	// relation's own rule alone.
+	Levels uint32 `protobuf:"varint,4,opt,name=levels,proto3" json:"levels,omitempty"`
+	// As in CheckRequest.
+	Contextual []*ContextualTuple `protobuf:"bytes,5,rep,name=contextual,proto3" json:"contextual,omitempty"`
+	// As in CheckRequest.
+	Context *structpb.Struct `protobuf:"bytes,6,opt,name=context,proto3" json:"context,omitempty"`
+	// How new the answer must be.
+	Freshness *Freshness `protobuf:"bytes,7,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The model to answer under, as a ULID. Empty: the newest of the revision answered at.
+	Model         string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpandRequest) Reset() {
+	*x = ExpandRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpandRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpandRequest) ProtoMessage() {}
+
+func (x *ExpandRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpandRequest.ProtoReflect.Descriptor instead.
+func (*ExpandRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ExpandRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ExpandRequest) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ExpandRequest) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *ExpandRequest) GetLevels() uint32 {
+	if x != nil {
+		return x.Levels
+	}
+	return 0
+}
+
+func (x *ExpandRequest) GetContextual() []*ContextualTuple {
+	if x != nil {
+		return x.Contextual
+	}
+	return nil
+}
+
+func (x *ExpandRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *ExpandRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *ExpandRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// ExpandResponse is a tree.
+type ExpandResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tree of the relation on the object.
+	Tree *Tree `protobuf:"bytes,1,opt,name=tree,proto3" json:"tree,omitempty"`
+	// Token of the revision answered at, for a later at_least.
+	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// The revision of the store answered at.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry and conditions were held against.
+	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	// The model answered under, as a ULID.
+	Model         string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExpandResponse) Reset() {
+	*x = ExpandResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExpandResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExpandResponse) ProtoMessage() {}
+
+func (x *ExpandResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExpandResponse.ProtoReflect.Descriptor instead.
+func (*ExpandResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ExpandResponse) GetTree() *Tree {
+	if x != nil {
+		return x.Tree
+	}
+	return nil
+}
+
+func (x *ExpandResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ExpandResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ExpandResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+func (x *ExpandResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// A Tree says who holds a relation on an object. Its shape is that of the relation's
+// rule in the model.
+type Tree struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object.
+	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// The relation.
+	Relation string `protobuf:"bytes,2,opt,name=relation,proto3" json:"relation,omitempty"`
+	// What makes holders of the relation.
+	Operation Tree_Operation `protobuf:"varint,3,opt,name=operation,proto3,enum=grantlog.v1.Tree_Operation" json:"operation,omitempty"`
+	// Of COMPUTED and FROM: the rule as the model writes it.
+	Rule string `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`
+	// Of GRANTED and FROM: the grants that count now.
+	Grants []*TreeGrant `protobuf:"bytes,5,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Of the operations with branches.
+	Branches      []*Tree `protobuf:"bytes,6,rep,name=branches,proto3" json:"branches,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tree) Reset() {
+	*x = Tree{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tree) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tree) ProtoMessage() {}
+
+func (x *Tree) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tree.ProtoReflect.Descriptor instead.
+func (*Tree) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *Tree) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Tree) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *Tree) GetOperation() Tree_Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return Tree_OPERATION_UNSPECIFIED
+}
+
+func (x *Tree) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Tree) GetGrants() []*TreeGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *Tree) GetBranches() []*Tree {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+// A TreeGrant is a grant in a tree.
+type TreeGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The grant.
+	Grant *GrantedTuple `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	// Why it cannot be said whether the grant counts; absent if it does.
+	Error *QuestionError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Who holds what the grant leads to, if that is expanded here: each relation on each
+	// object is expanded once, where it is met first from the top.
+	Leads         *Tree `protobuf:"bytes,3,opt,name=leads,proto3" json:"leads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TreeGrant) Reset() {
+	*x = TreeGrant{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TreeGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TreeGrant) ProtoMessage() {}
+
+func (x *TreeGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TreeGrant.ProtoReflect.Descriptor instead.
+func (*TreeGrant) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *TreeGrant) GetGrant() *GrantedTuple {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *TreeGrant) GetError() *QuestionError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *TreeGrant) GetLeads() *Tree {
+	if x != nil {
+		return x.Leads
+	}
+	return nil
+}
+
+// ReadTuplesRequest asks for a page of granted tuples. Tuples are read that match all
+// parts of the filter; at least one part narrows what has to be read.
+type ReadTuplesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// Of the object, "type:id", or of its type, "type". Empty: all.
+	Object string `protobuf:"bytes,2,opt,name=object,proto3" json:"object,omitempty"`
+	// The relation, of the object's type, which must be given then. Empty: all.
+	Relation string `protobuf:"bytes,3,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The subject ("user:ann", "group:eng#member", "user:*"), or a kind of subject ("user",
+	// "group#member"). Empty: all.
+	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Read also what does not count: what has expired, what does not count yet, and what
+	// the model does not allow any more.
+	Inactive bool `protobuf:"varint,5,opt,name=inactive,proto3" json:"inactive,omitempty"`
+	// How new the answer must be. Later pages are of the first one's revision.
+	Freshness *Freshness `protobuf:"bytes,6,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The model that says what counts, as a ULID. Empty: the newest of the revision.
+	Model string `protobuf:"bytes,7,opt,name=model,proto3" json:"model,omitempty"`
+	// The most tuples to return: at most 1,000; 0: 100.
+	PageSize uint32 `protobuf:"varint,8,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// The next_page_token of the page before, of the same filter; empty: the first page.
+	PageToken     string `protobuf:"bytes,9,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadTuplesRequest) Reset() {
+	*x = ReadTuplesRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadTuplesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadTuplesRequest) ProtoMessage() {}
+
+func (x *ReadTuplesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadTuplesRequest.ProtoReflect.Descriptor instead.
+func (*ReadTuplesRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ReadTuplesRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ReadTuplesRequest) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *ReadTuplesRequest) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *ReadTuplesRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ReadTuplesRequest) GetInactive() bool {
+	if x != nil {
+		return x.Inactive
+	}
+	return false
+}
+
+func (x *ReadTuplesRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *ReadTuplesRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *ReadTuplesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ReadTuplesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ReadTuplesResponse is a page of granted tuples.
+type ReadTuplesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tuples, by object, relation and subject; if the filter names a subject and no
+	// object, by type of object, relation and object.
+	Tuples []*GrantedTuple `protobuf:"bytes,1,rep,name=tuples,proto3" json:"tuples,omitempty"`
+	// Continues after this page; empty: there is no more.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Token of the revision read at, for a later at_least.
+	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	// The revision of the store read at.
+	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry was held against.
+	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	// The model that says what counts, as a ULID.
+	Model         string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadTuplesResponse) Reset() {
+	*x = ReadTuplesResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadTuplesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadTuplesResponse) ProtoMessage() {}
+
+func (x *ReadTuplesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadTuplesResponse.ProtoReflect.Descriptor instead.
+func (*ReadTuplesResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ReadTuplesResponse) GetTuples() []*GrantedTuple {
+	if x != nil {
+		return x.Tuples
+	}
+	return nil
+}
+
+func (x *ReadTuplesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ReadTuplesResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ReadTuplesResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ReadTuplesResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+func (x *ReadTuplesResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// StreamTuplesRequest asks for all pages of a reading.
+type StreamTuplesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first page. Its page_size is the most tuples of one page.
+	Read          *ReadTuplesRequest `protobuf:"bytes,1,opt,name=read,proto3" json:"read,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamTuplesRequest) Reset() {
+	*x = StreamTuplesRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamTuplesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamTuplesRequest) ProtoMessage() {}
+
+func (x *StreamTuplesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamTuplesRequest.ProtoReflect.Descriptor instead.
+func (*StreamTuplesRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *StreamTuplesRequest) GetRead() *ReadTuplesRequest {
+	if x != nil {
+		return x.Read
+	}
+	return nil
+}
+
+// StreamTuplesResponse is the next page.
+type StreamTuplesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page.
+	Page          *ReadTuplesResponse `protobuf:"bytes,1,opt,name=page,proto3" json:"page,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamTuplesResponse) Reset() {
+	*x = StreamTuplesResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamTuplesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamTuplesResponse) ProtoMessage() {}
+
+func (x *StreamTuplesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamTuplesResponse.ProtoReflect.Descriptor instead.
+func (*StreamTuplesResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *StreamTuplesResponse) GetPage() *ReadTuplesResponse {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+// A GrantedTuple is a tuple as it is granted.
+type GrantedTuple struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tuple.
+	Tuple *Tuple `protobuf:"bytes,1,opt,name=tuple,proto3" json:"tuple,omitempty"`
+	// The condition under which it counts. Empty: none.
+	Condition string `protobuf:"bytes,2,opt,name=condition,proto3" json:"condition,omitempty"`
+	// Values for parameters of the condition that were stored with the grant.
+	Context *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
+	// The moment from which it no longer counts. Absent: never.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The moment from which it counts. Absent: from the start.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Label of who manages the grant.
+	Owner string `protobuf:"bytes,6,opt,name=owner,proto3" json:"owner,omitempty"`
+	// The revision that granted it as it is now; 0 in a tree, which does not tell.
+	Revision uint64 `protobuf:"varint,7,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Whether it counts.
+	State         GrantedTuple_State `protobuf:"varint,8,opt,name=state,proto3,enum=grantlog.v1.GrantedTuple_State" json:"state,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantedTuple) Reset() {
+	*x = GrantedTuple{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantedTuple) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantedTuple) ProtoMessage() {}
+
+func (x *GrantedTuple) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantedTuple.ProtoReflect.Descriptor instead.
+func (*GrantedTuple) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *GrantedTuple) GetTuple() *Tuple {
+	if x != nil {
+		return x.Tuple
+	}
+	return nil
+}
+
+func (x *GrantedTuple) GetCondition() string {
+	if x != nil {
+		return x.Condition
+	}
+	return ""
+}
+
+func (x *GrantedTuple) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *GrantedTuple) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *GrantedTuple) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *GrantedTuple) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *GrantedTuple) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *GrantedTuple) GetState() GrantedTuple_State {
+	if x != nil {
+		return x.State
+	}
+	return GrantedTuple_STATE_UNSPECIFIED
+}
+
 // One question of a batch.
 type BatchCheckRequest_Item struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -498,7 +2328,7 @@ type BatchCheckRequest_Item struct {
 
 func (x *BatchCheckRequest_Item) Reset() {
 	*x = BatchCheckRequest_Item{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[6]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +2340,7 @@ func (x *BatchCheckRequest_Item) String() string {
 func (*BatchCheckRequest_Item) ProtoMessage() {}
 
 func (x *BatchCheckRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[6]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -560,7 +2390,7 @@ type BatchCheckResponse_Result struct {
 
 func (x *BatchCheckResponse_Result) Reset() {
 	*x = BatchCheckResponse_Result{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[7]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -572,7 +2402,7 @@ func (x *BatchCheckResponse_Result) String() string {
 func (*BatchCheckResponse_Result) ProtoMessage() {}
 
 func (x *BatchCheckResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[7]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -649,11 +2479,175 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\rQuestionError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x14\n" +
 	"\x05field\x18\x02 \x01(\tR\x05field\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage2\xac\x01\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x8b\x03\n" +
+	"\x12ListObjectsRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x1a\n" +
+	"\brelation\x18\x03 \x01(\tR\brelation\x12\x12\n" +
+	"\x04type\x18\x04 \x01(\tR\x04type\x12<\n" +
+	"\n" +
+	"contextual\x18\x05 \x03(\v2\x1c.grantlog.v1.ContextualTupleR\n" +
+	"contextual\x121\n" +
+	"\acontext\x18\x06 \x01(\v2\x17.google.protobuf.StructR\acontext\x124\n" +
+	"\tfreshness\x18\a \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\x12\x1b\n" +
+	"\tpage_size\x18\t \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tR\tpageToken\x12\x1c\n" +
+	"\tundecided\x18\v \x01(\bR\tundecided\"\x94\x02\n" +
+	"\x13ListObjectsResponse\x12\x18\n" +
+	"\aobjects\x18\x01 \x03(\tR\aobjects\x124\n" +
+	"\tundecided\x18\x02 \x03(\v2\x16.grantlog.v1.UndecidedR\tundecided\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\x12\x14\n" +
+	"\x05token\x18\x04 \x01(\tR\x05token\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\x12\x14\n" +
+	"\x05model\x18\a \x01(\tR\x05model\"K\n" +
+	"\x14StreamObjectsRequest\x123\n" +
+	"\x04list\x18\x01 \x01(\v2\x1f.grantlog.v1.ListObjectsRequestR\x04list\"M\n" +
+	"\x15StreamObjectsResponse\x124\n" +
+	"\x04page\x18\x01 \x01(\v2 .grantlog.v1.ListObjectsResponseR\x04page\"Q\n" +
+	"\tUndecided\x12\x12\n" +
+	"\x04item\x18\x01 \x01(\tR\x04item\x120\n" +
+	"\x05error\x18\x02 \x01(\v2\x1a.grantlog.v1.QuestionErrorR\x05error\"\x8a\x03\n" +
+	"\x13ListSubjectsRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x1a\n" +
+	"\brelation\x18\x03 \x01(\tR\brelation\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\tR\x06object\x12<\n" +
+	"\n" +
+	"contextual\x18\x05 \x03(\v2\x1c.grantlog.v1.ContextualTupleR\n" +
+	"contextual\x121\n" +
+	"\acontext\x18\x06 \x01(\v2\x17.google.protobuf.StructR\acontext\x124\n" +
+	"\tfreshness\x18\a \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\x12\x1b\n" +
+	"\tpage_size\x18\t \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\n" +
+	" \x01(\tR\tpageToken\x12\x1c\n" +
+	"\tundecided\x18\v \x01(\bR\tundecided\"\xb3\x02\n" +
+	"\x14ListSubjectsResponse\x12\x1a\n" +
+	"\bsubjects\x18\x01 \x03(\tR\bsubjects\x12\x1a\n" +
+	"\bexcluded\x18\x02 \x03(\tR\bexcluded\x124\n" +
+	"\tundecided\x18\x03 \x03(\v2\x16.grantlog.v1.UndecidedR\tundecided\x12&\n" +
+	"\x0fnext_page_token\x18\x04 \x01(\tR\rnextPageToken\x12\x14\n" +
+	"\x05token\x18\x05 \x01(\tR\x05token\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\"M\n" +
+	"\x15StreamSubjectsRequest\x124\n" +
+	"\x04list\x18\x01 \x01(\v2 .grantlog.v1.ListSubjectsRequestR\x04list\"O\n" +
+	"\x16StreamSubjectsResponse\x125\n" +
+	"\x04page\x18\x01 \x01(\v2!.grantlog.v1.ListSubjectsResponseR\x04page\"\xd7\x02\n" +
+	"\x14ListRelationsRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x18\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\tR\x06object\x12\x1c\n" +
+	"\trelations\x18\x04 \x03(\tR\trelations\x12<\n" +
+	"\n" +
+	"contextual\x18\x05 \x03(\v2\x1c.grantlog.v1.ContextualTupleR\n" +
+	"contextual\x121\n" +
+	"\acontext\x18\x06 \x01(\v2\x17.google.protobuf.StructR\acontext\x124\n" +
+	"\tfreshness\x18\a \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\x12\x1c\n" +
+	"\tundecided\x18\t \x01(\bR\tundecided\"\xf2\x01\n" +
+	"\x15ListRelationsResponse\x12\x1c\n" +
+	"\trelations\x18\x01 \x03(\tR\trelations\x124\n" +
+	"\tundecided\x18\x02 \x03(\v2\x16.grantlog.v1.UndecidedR\tundecided\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\tR\x05model\"\xae\x02\n" +
+	"\rExpandRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\tR\x06object\x12\x1a\n" +
+	"\brelation\x18\x03 \x01(\tR\brelation\x12\x16\n" +
+	"\x06levels\x18\x04 \x01(\rR\x06levels\x12<\n" +
+	"\n" +
+	"contextual\x18\x05 \x03(\v2\x1c.grantlog.v1.ContextualTupleR\n" +
+	"contextual\x121\n" +
+	"\acontext\x18\x06 \x01(\v2\x17.google.protobuf.StructR\acontext\x124\n" +
+	"\tfreshness\x18\a \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\"\xbe\x01\n" +
+	"\x0eExpandResponse\x12%\n" +
+	"\x04tree\x18\x01 \x01(\v2\x11.grantlog.v1.TreeR\x04tree\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\x12\x14\n" +
+	"\x05model\x18\x05 \x01(\tR\x05model\"\xe1\x02\n" +
+	"\x04Tree\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x1a\n" +
+	"\brelation\x18\x02 \x01(\tR\brelation\x129\n" +
+	"\toperation\x18\x03 \x01(\x0e2\x1b.grantlog.v1.Tree.OperationR\toperation\x12\x12\n" +
+	"\x04rule\x18\x04 \x01(\tR\x04rule\x12.\n" +
+	"\x06grants\x18\x05 \x03(\v2\x16.grantlog.v1.TreeGrantR\x06grants\x12-\n" +
+	"\bbranches\x18\x06 \x03(\v2\x11.grantlog.v1.TreeR\bbranches\"w\n" +
+	"\tOperation\x12\x19\n" +
+	"\x15OPERATION_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aGRANTED\x10\x01\x12\f\n" +
+	"\bCOMPUTED\x10\x02\x12\b\n" +
+	"\x04FROM\x10\x03\x12\t\n" +
+	"\x05UNION\x10\x04\x12\x10\n" +
+	"\fINTERSECTION\x10\x05\x12\r\n" +
+	"\tEXCLUSION\x10\x06\"\x97\x01\n" +
+	"\tTreeGrant\x12/\n" +
+	"\x05grant\x18\x01 \x01(\v2\x19.grantlog.v1.GrantedTupleR\x05grant\x120\n" +
+	"\x05error\x18\x02 \x01(\v2\x1a.grantlog.v1.QuestionErrorR\x05error\x12'\n" +
+	"\x05leads\x18\x03 \x01(\v2\x11.grantlog.v1.TreeR\x05leads\"\x9b\x02\n" +
+	"\x11ReadTuplesRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x16\n" +
+	"\x06object\x18\x02 \x01(\tR\x06object\x12\x1a\n" +
+	"\brelation\x18\x03 \x01(\tR\brelation\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x12\x1a\n" +
+	"\binactive\x18\x05 \x01(\bR\binactive\x124\n" +
+	"\tfreshness\x18\x06 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12\x14\n" +
+	"\x05model\x18\a \x01(\tR\x05model\x12\x1b\n" +
+	"\tpage_size\x18\b \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\t \x01(\tR\tpageToken\"\xf6\x01\n" +
+	"\x12ReadTuplesResponse\x121\n" +
+	"\x06tuples\x18\x01 \x03(\v2\x19.grantlog.v1.GrantedTupleR\x06tuples\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\tR\x05model\"I\n" +
+	"\x13StreamTuplesRequest\x122\n" +
+	"\x04read\x18\x01 \x01(\v2\x1e.grantlog.v1.ReadTuplesRequestR\x04read\"K\n" +
+	"\x14StreamTuplesResponse\x123\n" +
+	"\x04page\x18\x01 \x01(\v2\x1f.grantlog.v1.ReadTuplesResponseR\x04page\"\xbf\x03\n" +
+	"\fGrantedTuple\x12(\n" +
+	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12\x1c\n" +
+	"\tcondition\x18\x02 \x01(\tR\tcondition\x121\n" +
+	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\x129\n" +
+	"\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x129\n" +
+	"\n" +
+	"not_before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x12\x14\n" +
+	"\x05owner\x18\x06 \x01(\tR\x05owner\x12\x1a\n" +
+	"\brevision\x18\a \x01(\x04R\brevision\x125\n" +
+	"\x05state\x18\b \x01(\x0e2\x1f.grantlog.v1.GrantedTuple.StateR\x05state\"U\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06ACTIVE\x10\x01\x12\v\n" +
+	"\aEXPIRED\x10\x02\x12\v\n" +
+	"\aNOT_YET\x10\x03\x12\x0f\n" +
+	"\vNOT_ALLOWED\x10\x042\xe4\x06\n" +
 	"\x11PermissionService\x12C\n" +
 	"\x05Check\x12\x19.grantlog.v1.CheckRequest\x1a\x1a.grantlog.v1.CheckResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\n" +
-	"BatchCheck\x12\x1e.grantlog.v1.BatchCheckRequest\x1a\x1f.grantlog.v1.BatchCheckResponse\"\x03\x90\x02\x01B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
+	"BatchCheck\x12\x1e.grantlog.v1.BatchCheckRequest\x1a\x1f.grantlog.v1.BatchCheckResponse\"\x03\x90\x02\x01\x12U\n" +
+	"\vListObjects\x12\x1f.grantlog.v1.ListObjectsRequest\x1a .grantlog.v1.ListObjectsResponse\"\x03\x90\x02\x01\x12X\n" +
+	"\rStreamObjects\x12!.grantlog.v1.StreamObjectsRequest\x1a\".grantlog.v1.StreamObjectsResponse0\x01\x12X\n" +
+	"\fListSubjects\x12 .grantlog.v1.ListSubjectsRequest\x1a!.grantlog.v1.ListSubjectsResponse\"\x03\x90\x02\x01\x12[\n" +
+	"\x0eStreamSubjects\x12\".grantlog.v1.StreamSubjectsRequest\x1a#.grantlog.v1.StreamSubjectsResponse0\x01\x12[\n" +
+	"\rListRelations\x12!.grantlog.v1.ListRelationsRequest\x1a\".grantlog.v1.ListRelationsResponse\"\x03\x90\x02\x01\x12F\n" +
+	"\x06Expand\x12\x1a.grantlog.v1.ExpandRequest\x1a\x1b.grantlog.v1.ExpandResponse\"\x03\x90\x02\x01\x12R\n" +
+	"\n" +
+	"ReadTuples\x12\x1e.grantlog.v1.ReadTuplesRequest\x1a\x1f.grantlog.v1.ReadTuplesResponse\"\x03\x90\x02\x01\x12U\n" +
+	"\fStreamTuples\x12 .grantlog.v1.StreamTuplesRequest\x1a!.grantlog.v1.StreamTuplesResponse0\x01B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
 
 var (
 	file_grantlog_v1_permission_proto_rawDescOnce sync.Once
@@ -667,46 +2661,126 @@ func file_grantlog_v1_permission_proto_rawDescGZIP() []byte {
 	return file_grantlog_v1_permission_proto_rawDescData
 }
 
-var file_grantlog_v1_permission_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_grantlog_v1_permission_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_grantlog_v1_permission_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_grantlog_v1_permission_proto_goTypes = []any{
-	(*ContextualTuple)(nil),           // 0: grantlog.v1.ContextualTuple
-	(*CheckRequest)(nil),              // 1: grantlog.v1.CheckRequest
-	(*CheckResponse)(nil),             // 2: grantlog.v1.CheckResponse
-	(*BatchCheckRequest)(nil),         // 3: grantlog.v1.BatchCheckRequest
-	(*BatchCheckResponse)(nil),        // 4: grantlog.v1.BatchCheckResponse
-	(*QuestionError)(nil),             // 5: grantlog.v1.QuestionError
-	(*BatchCheckRequest_Item)(nil),    // 6: grantlog.v1.BatchCheckRequest.Item
-	(*BatchCheckResponse_Result)(nil), // 7: grantlog.v1.BatchCheckResponse.Result
-	(*Tuple)(nil),                     // 8: grantlog.v1.Tuple
-	(*structpb.Struct)(nil),           // 9: google.protobuf.Struct
-	(*Freshness)(nil),                 // 10: grantlog.v1.Freshness
-	(*timestamppb.Timestamp)(nil),     // 11: google.protobuf.Timestamp
+	(Tree_Operation)(0),               // 0: grantlog.v1.Tree.Operation
+	(GrantedTuple_State)(0),           // 1: grantlog.v1.GrantedTuple.State
+	(*ContextualTuple)(nil),           // 2: grantlog.v1.ContextualTuple
+	(*CheckRequest)(nil),              // 3: grantlog.v1.CheckRequest
+	(*CheckResponse)(nil),             // 4: grantlog.v1.CheckResponse
+	(*BatchCheckRequest)(nil),         // 5: grantlog.v1.BatchCheckRequest
+	(*BatchCheckResponse)(nil),        // 6: grantlog.v1.BatchCheckResponse
+	(*QuestionError)(nil),             // 7: grantlog.v1.QuestionError
+	(*ListObjectsRequest)(nil),        // 8: grantlog.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),       // 9: grantlog.v1.ListObjectsResponse
+	(*StreamObjectsRequest)(nil),      // 10: grantlog.v1.StreamObjectsRequest
+	(*StreamObjectsResponse)(nil),     // 11: grantlog.v1.StreamObjectsResponse
+	(*Undecided)(nil),                 // 12: grantlog.v1.Undecided
+	(*ListSubjectsRequest)(nil),       // 13: grantlog.v1.ListSubjectsRequest
+	(*ListSubjectsResponse)(nil),      // 14: grantlog.v1.ListSubjectsResponse
+	(*StreamSubjectsRequest)(nil),     // 15: grantlog.v1.StreamSubjectsRequest
+	(*StreamSubjectsResponse)(nil),    // 16: grantlog.v1.StreamSubjectsResponse
+	(*ListRelationsRequest)(nil),      // 17: grantlog.v1.ListRelationsRequest
+	(*ListRelationsResponse)(nil),     // 18: grantlog.v1.ListRelationsResponse
+	(*ExpandRequest)(nil),             // 19: grantlog.v1.ExpandRequest
+	(*ExpandResponse)(nil),            // 20: grantlog.v1.ExpandResponse
+	(*Tree)(nil),                      // 21: grantlog.v1.Tree
+	(*TreeGrant)(nil),                 // 22: grantlog.v1.TreeGrant
+	(*ReadTuplesRequest)(nil),         // 23: grantlog.v1.ReadTuplesRequest
+	(*ReadTuplesResponse)(nil),        // 24: grantlog.v1.ReadTuplesResponse
+	(*StreamTuplesRequest)(nil),       // 25: grantlog.v1.StreamTuplesRequest
+	(*StreamTuplesResponse)(nil),      // 26: grantlog.v1.StreamTuplesResponse
+	(*GrantedTuple)(nil),              // 27: grantlog.v1.GrantedTuple
+	(*BatchCheckRequest_Item)(nil),    // 28: grantlog.v1.BatchCheckRequest.Item
+	(*BatchCheckResponse_Result)(nil), // 29: grantlog.v1.BatchCheckResponse.Result
+	(*Tuple)(nil),                     // 30: grantlog.v1.Tuple
+	(*structpb.Struct)(nil),           // 31: google.protobuf.Struct
+	(*Freshness)(nil),                 // 32: grantlog.v1.Freshness
+	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
 }
 var file_grantlog_v1_permission_proto_depIdxs = []int32{
-	8,  // 0: grantlog.v1.ContextualTuple.tuple:type_name -> grantlog.v1.Tuple
-	9,  // 1: grantlog.v1.ContextualTuple.context:type_name -> google.protobuf.Struct
-	8,  // 2: grantlog.v1.CheckRequest.tuple:type_name -> grantlog.v1.Tuple
-	0,  // 3: grantlog.v1.CheckRequest.contextual:type_name -> grantlog.v1.ContextualTuple
-	9,  // 4: grantlog.v1.CheckRequest.context:type_name -> google.protobuf.Struct
-	10, // 5: grantlog.v1.CheckRequest.freshness:type_name -> grantlog.v1.Freshness
-	11, // 6: grantlog.v1.CheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	6,  // 7: grantlog.v1.BatchCheckRequest.items:type_name -> grantlog.v1.BatchCheckRequest.Item
-	10, // 8: grantlog.v1.BatchCheckRequest.freshness:type_name -> grantlog.v1.Freshness
-	7,  // 9: grantlog.v1.BatchCheckResponse.results:type_name -> grantlog.v1.BatchCheckResponse.Result
-	11, // 10: grantlog.v1.BatchCheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	8,  // 11: grantlog.v1.BatchCheckRequest.Item.tuple:type_name -> grantlog.v1.Tuple
-	0,  // 12: grantlog.v1.BatchCheckRequest.Item.contextual:type_name -> grantlog.v1.ContextualTuple
-	9,  // 13: grantlog.v1.BatchCheckRequest.Item.context:type_name -> google.protobuf.Struct
-	5,  // 14: grantlog.v1.BatchCheckResponse.Result.error:type_name -> grantlog.v1.QuestionError
-	1,  // 15: grantlog.v1.PermissionService.Check:input_type -> grantlog.v1.CheckRequest
-	3,  // 16: grantlog.v1.PermissionService.BatchCheck:input_type -> grantlog.v1.BatchCheckRequest
-	2,  // 17: grantlog.v1.PermissionService.Check:output_type -> grantlog.v1.CheckResponse
-	4,  // 18: grantlog.v1.PermissionService.BatchCheck:output_type -> grantlog.v1.BatchCheckResponse
-	17, // [17:19] is the sub-list for method output_type
-	15, // [15:17] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	30, // 0: grantlog.v1.ContextualTuple.tuple:type_name -> grantlog.v1.Tuple
+	31, // 1: grantlog.v1.ContextualTuple.context:type_name -> google.protobuf.Struct
+	30, // 2: grantlog.v1.CheckRequest.tuple:type_name -> grantlog.v1.Tuple
+	2,  // 3: grantlog.v1.CheckRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	31, // 4: grantlog.v1.CheckRequest.context:type_name -> google.protobuf.Struct
+	32, // 5: grantlog.v1.CheckRequest.freshness:type_name -> grantlog.v1.Freshness
+	33, // 6: grantlog.v1.CheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	28, // 7: grantlog.v1.BatchCheckRequest.items:type_name -> grantlog.v1.BatchCheckRequest.Item
+	32, // 8: grantlog.v1.BatchCheckRequest.freshness:type_name -> grantlog.v1.Freshness
+	29, // 9: grantlog.v1.BatchCheckResponse.results:type_name -> grantlog.v1.BatchCheckResponse.Result
+	33, // 10: grantlog.v1.BatchCheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	2,  // 11: grantlog.v1.ListObjectsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	31, // 12: grantlog.v1.ListObjectsRequest.context:type_name -> google.protobuf.Struct
+	32, // 13: grantlog.v1.ListObjectsRequest.freshness:type_name -> grantlog.v1.Freshness
+	12, // 14: grantlog.v1.ListObjectsResponse.undecided:type_name -> grantlog.v1.Undecided
+	33, // 15: grantlog.v1.ListObjectsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	8,  // 16: grantlog.v1.StreamObjectsRequest.list:type_name -> grantlog.v1.ListObjectsRequest
+	9,  // 17: grantlog.v1.StreamObjectsResponse.page:type_name -> grantlog.v1.ListObjectsResponse
+	7,  // 18: grantlog.v1.Undecided.error:type_name -> grantlog.v1.QuestionError
+	2,  // 19: grantlog.v1.ListSubjectsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	31, // 20: grantlog.v1.ListSubjectsRequest.context:type_name -> google.protobuf.Struct
+	32, // 21: grantlog.v1.ListSubjectsRequest.freshness:type_name -> grantlog.v1.Freshness
+	12, // 22: grantlog.v1.ListSubjectsResponse.undecided:type_name -> grantlog.v1.Undecided
+	33, // 23: grantlog.v1.ListSubjectsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	13, // 24: grantlog.v1.StreamSubjectsRequest.list:type_name -> grantlog.v1.ListSubjectsRequest
+	14, // 25: grantlog.v1.StreamSubjectsResponse.page:type_name -> grantlog.v1.ListSubjectsResponse
+	2,  // 26: grantlog.v1.ListRelationsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	31, // 27: grantlog.v1.ListRelationsRequest.context:type_name -> google.protobuf.Struct
+	32, // 28: grantlog.v1.ListRelationsRequest.freshness:type_name -> grantlog.v1.Freshness
+	12, // 29: grantlog.v1.ListRelationsResponse.undecided:type_name -> grantlog.v1.Undecided
+	33, // 30: grantlog.v1.ListRelationsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	2,  // 31: grantlog.v1.ExpandRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	31, // 32: grantlog.v1.ExpandRequest.context:type_name -> google.protobuf.Struct
+	32, // 33: grantlog.v1.ExpandRequest.freshness:type_name -> grantlog.v1.Freshness
+	21, // 34: grantlog.v1.ExpandResponse.tree:type_name -> grantlog.v1.Tree
+	33, // 35: grantlog.v1.ExpandResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	0,  // 36: grantlog.v1.Tree.operation:type_name -> grantlog.v1.Tree.Operation
+	22, // 37: grantlog.v1.Tree.grants:type_name -> grantlog.v1.TreeGrant
+	21, // 38: grantlog.v1.Tree.branches:type_name -> grantlog.v1.Tree
+	27, // 39: grantlog.v1.TreeGrant.grant:type_name -> grantlog.v1.GrantedTuple
+	7,  // 40: grantlog.v1.TreeGrant.error:type_name -> grantlog.v1.QuestionError
+	21, // 41: grantlog.v1.TreeGrant.leads:type_name -> grantlog.v1.Tree
+	32, // 42: grantlog.v1.ReadTuplesRequest.freshness:type_name -> grantlog.v1.Freshness
+	27, // 43: grantlog.v1.ReadTuplesResponse.tuples:type_name -> grantlog.v1.GrantedTuple
+	33, // 44: grantlog.v1.ReadTuplesResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	23, // 45: grantlog.v1.StreamTuplesRequest.read:type_name -> grantlog.v1.ReadTuplesRequest
+	24, // 46: grantlog.v1.StreamTuplesResponse.page:type_name -> grantlog.v1.ReadTuplesResponse
+	30, // 47: grantlog.v1.GrantedTuple.tuple:type_name -> grantlog.v1.Tuple
+	31, // 48: grantlog.v1.GrantedTuple.context:type_name -> google.protobuf.Struct
+	33, // 49: grantlog.v1.GrantedTuple.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 50: grantlog.v1.GrantedTuple.not_before:type_name -> google.protobuf.Timestamp
+	1,  // 51: grantlog.v1.GrantedTuple.state:type_name -> grantlog.v1.GrantedTuple.State
+	30, // 52: grantlog.v1.BatchCheckRequest.Item.tuple:type_name -> grantlog.v1.Tuple
+	2,  // 53: grantlog.v1.BatchCheckRequest.Item.contextual:type_name -> grantlog.v1.ContextualTuple
+	31, // 54: grantlog.v1.BatchCheckRequest.Item.context:type_name -> google.protobuf.Struct
+	7,  // 55: grantlog.v1.BatchCheckResponse.Result.error:type_name -> grantlog.v1.QuestionError
+	3,  // 56: grantlog.v1.PermissionService.Check:input_type -> grantlog.v1.CheckRequest
+	5,  // 57: grantlog.v1.PermissionService.BatchCheck:input_type -> grantlog.v1.BatchCheckRequest
+	8,  // 58: grantlog.v1.PermissionService.ListObjects:input_type -> grantlog.v1.ListObjectsRequest
+	10, // 59: grantlog.v1.PermissionService.StreamObjects:input_type -> grantlog.v1.StreamObjectsRequest
+	13, // 60: grantlog.v1.PermissionService.ListSubjects:input_type -> grantlog.v1.ListSubjectsRequest
+	15, // 61: grantlog.v1.PermissionService.StreamSubjects:input_type -> grantlog.v1.StreamSubjectsRequest
+	17, // 62: grantlog.v1.PermissionService.ListRelations:input_type -> grantlog.v1.ListRelationsRequest
+	19, // 63: grantlog.v1.PermissionService.Expand:input_type -> grantlog.v1.ExpandRequest
+	23, // 64: grantlog.v1.PermissionService.ReadTuples:input_type -> grantlog.v1.ReadTuplesRequest
+	25, // 65: grantlog.v1.PermissionService.StreamTuples:input_type -> grantlog.v1.StreamTuplesRequest
+	4,  // 66: grantlog.v1.PermissionService.Check:output_type -> grantlog.v1.CheckResponse
+	6,  // 67: grantlog.v1.PermissionService.BatchCheck:output_type -> grantlog.v1.BatchCheckResponse
+	9,  // 68: grantlog.v1.PermissionService.ListObjects:output_type -> grantlog.v1.ListObjectsResponse
+	11, // 69: grantlog.v1.PermissionService.StreamObjects:output_type -> grantlog.v1.StreamObjectsResponse
+	14, // 70: grantlog.v1.PermissionService.ListSubjects:output_type -> grantlog.v1.ListSubjectsResponse
+	16, // 71: grantlog.v1.PermissionService.StreamSubjects:output_type -> grantlog.v1.StreamSubjectsResponse
+	18, // 72: grantlog.v1.PermissionService.ListRelations:output_type -> grantlog.v1.ListRelationsResponse
+	20, // 73: grantlog.v1.PermissionService.Expand:output_type -> grantlog.v1.ExpandResponse
+	24, // 74: grantlog.v1.PermissionService.ReadTuples:output_type -> grantlog.v1.ReadTuplesResponse
+	26, // 75: grantlog.v1.PermissionService.StreamTuples:output_type -> grantlog.v1.StreamTuplesResponse
+	66, // [66:76] is the sub-list for method output_type
+	56, // [56:66] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_permission_proto_init() }
@@ -720,13 +2794,14 @@ func file_grantlog_v1_permission_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_permission_proto_rawDesc), len(file_grantlog_v1_permission_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   8,
+			NumEnums:      2,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_grantlog_v1_permission_proto_goTypes,
 		DependencyIndexes: file_grantlog_v1_permission_proto_depIdxs,
+		EnumInfos:         file_grantlog_v1_permission_proto_enumTypes,
 		MessageInfos:      file_grantlog_v1_permission_proto_msgTypes,
 	}.Build()
 	File_grantlog_v1_permission_proto = out.File

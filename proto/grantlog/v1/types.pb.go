@@ -1681,14 +1681,20 @@ func (x *UnknownOutcome) GetId() string {
 
 // A BudgetExhausted is the detail of a RESOURCE_EXHAUSTED error: a question cost more
 // than one question may. It is neither allowed nor denied; the same question at the
-// same revision ends the same way.
+// same revision ends the same way, unless it ran out of time.
 type BudgetExhausted struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What ran out: "depth" (of rules and usersets within each other), "rows" (read) or
-	// "cost" (of a condition).
+	// What ran out: "depth" (grants that lead from one object to the next), "rows" (read),
+	// "memory" (bytes held), "time" (milliseconds) or "cost" (of a condition).
 	What string `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
 	// The limit, in units of what.
-	Limit         uint64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit uint64 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// The rows that were read by then.
+	Rows uint64 `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	// The greatest depth that was reached by then.
+	Depth uint64 `protobuf:"varint,4,opt,name=depth,proto3" json:"depth,omitempty"`
+	// The most bytes that were held by then.
+	Memory        uint64 `protobuf:"varint,5,opt,name=memory,proto3" json:"memory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1733,6 +1739,27 @@ func (x *BudgetExhausted) GetWhat() string {
 func (x *BudgetExhausted) GetLimit() uint64 {
 	if x != nil {
 		return x.Limit
+	}
+	return 0
+}
+
+func (x *BudgetExhausted) GetRows() uint64 {
+	if x != nil {
+		return x.Rows
+	}
+	return 0
+}
+
+func (x *BudgetExhausted) GetDepth() uint64 {
+	if x != nil {
+		return x.Depth
+	}
+	return 0
+}
+
+func (x *BudgetExhausted) GetMemory() uint64 {
+	if x != nil {
+		return x.Memory
 	}
 	return 0
 }
@@ -1915,10 +1942,13 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\x06Behind\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\" \n" +
 	"\x0eUnknownOutcome\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\";\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"}\n" +
 	"\x0fBudgetExhausted\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\x04R\x05limit\"N\n" +
+	"\x05limit\x18\x02 \x01(\x04R\x05limit\x12\x12\n" +
+	"\x04rows\x18\x03 \x01(\x04R\x04rows\x12\x14\n" +
+	"\x05depth\x18\x04 \x01(\x04R\x05depth\x12\x16\n" +
+	"\x06memory\x18\x05 \x01(\x04R\x06memory\"N\n" +
 	"\x0eMissingContext\x12\x1c\n" +
 	"\tcondition\x18\x01 \x01(\tR\tcondition\x12\x1e\n" +
 	"\n" +

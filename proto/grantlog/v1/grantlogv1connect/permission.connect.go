@@ -38,6 +38,30 @@ const (
 	// PermissionServiceBatchCheckProcedure is the fully-qualified name of the PermissionService's
 	// BatchCheck RPC.
 	PermissionServiceBatchCheckProcedure = "/grantlog.v1.PermissionService/BatchCheck"
+	// PermissionServiceListObjectsProcedure is the fully-qualified name of the PermissionService's
+	// ListObjects RPC.
+	PermissionServiceListObjectsProcedure = "/grantlog.v1.PermissionService/ListObjects"
+	// PermissionServiceStreamObjectsProcedure is the fully-qualified name of the PermissionService's
+	// StreamObjects RPC.
+	PermissionServiceStreamObjectsProcedure = "/grantlog.v1.PermissionService/StreamObjects"
+	// PermissionServiceListSubjectsProcedure is the fully-qualified name of the PermissionService's
+	// ListSubjects RPC.
+	PermissionServiceListSubjectsProcedure = "/grantlog.v1.PermissionService/ListSubjects"
+	// PermissionServiceStreamSubjectsProcedure is the fully-qualified name of the PermissionService's
+	// StreamSubjects RPC.
+	PermissionServiceStreamSubjectsProcedure = "/grantlog.v1.PermissionService/StreamSubjects"
+	// PermissionServiceListRelationsProcedure is the fully-qualified name of the PermissionService's
+	// ListRelations RPC.
+	PermissionServiceListRelationsProcedure = "/grantlog.v1.PermissionService/ListRelations"
+	// PermissionServiceExpandProcedure is the fully-qualified name of the PermissionService's Expand
+	// RPC.
+	PermissionServiceExpandProcedure = "/grantlog.v1.PermissionService/Expand"
+	// PermissionServiceReadTuplesProcedure is the fully-qualified name of the PermissionService's
+	// ReadTuples RPC.
+	PermissionServiceReadTuplesProcedure = "/grantlog.v1.PermissionService/ReadTuples"
+	// PermissionServiceStreamTuplesProcedure is the fully-qualified name of the PermissionService's
+	// StreamTuples RPC.
+	PermissionServiceStreamTuplesProcedure = "/grantlog.v1.PermissionService/StreamTuples"
 )
 
 // PermissionServiceClient is a client for the grantlog.v1.PermissionService service.
@@ -48,6 +72,27 @@ type PermissionServiceClient interface {
 	// error stands beside its place in the answer; an error of the request as a whole
 	// (store, model, freshness, number of items) fails the call.
 	BatchCheck(context.Context, *v1.BatchCheckRequest) (*v1.BatchCheckResponse, error)
+	// ListObjects says on which objects of a type a subject holds a relation, a page at a
+	// time. Whatever Check allows is on the list, and nothing else.
+	ListObjects(context.Context, *v1.ListObjectsRequest) (*v1.ListObjectsResponse, error)
+	// StreamObjects is ListObjects, all pages from the one asked for on.
+	StreamObjects(context.Context, *v1.StreamObjectsRequest) (*connect.ServerStreamForClient[v1.StreamObjectsResponse], error)
+	// ListSubjects says which subjects of a kind hold a relation on an object, a page at a
+	// time. A subject holds it exactly if it is on the list, or if the wildcard is on the
+	// list and the subject is not among the excluded.
+	ListSubjects(context.Context, *v1.ListSubjectsRequest) (*v1.ListSubjectsResponse, error)
+	// StreamSubjects is ListSubjects, all pages from the one asked for on.
+	StreamSubjects(context.Context, *v1.StreamSubjectsRequest) (*connect.ServerStreamForClient[v1.StreamSubjectsResponse], error)
+	// ListRelations says which relations a subject holds on an object.
+	ListRelations(context.Context, *v1.ListRelationsRequest) (*v1.ListRelationsResponse, error)
+	// Expand says who holds a relation on an object, as a tree of the rules and grants
+	// that make it so.
+	Expand(context.Context, *v1.ExpandRequest) (*v1.ExpandResponse, error)
+	// ReadTuples reads granted tuples, as they were granted, a page at a time. It takes no
+	// contextual tuples and no context: it reads what is stored and runs no condition.
+	ReadTuples(context.Context, *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error)
+	// StreamTuples is ReadTuples, all pages from the one asked for on.
+	StreamTuples(context.Context, *v1.StreamTuplesRequest) (*connect.ServerStreamForClient[v1.StreamTuplesResponse], error)
 }
 
 // NewPermissionServiceClient constructs a client for the grantlog.v1.PermissionService service. By
@@ -75,13 +120,74 @@ func NewPermissionServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		listObjects: connect.NewClient[v1.ListObjectsRequest, v1.ListObjectsResponse](
+			httpClient,
+			baseURL+PermissionServiceListObjectsProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("ListObjects")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		streamObjects: connect.NewClient[v1.StreamObjectsRequest, v1.StreamObjectsResponse](
+			httpClient,
+			baseURL+PermissionServiceStreamObjectsProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("StreamObjects")),
+			connect.WithClientOptions(opts...),
+		),
+		listSubjects: connect.NewClient[v1.ListSubjectsRequest, v1.ListSubjectsResponse](
+			httpClient,
+			baseURL+PermissionServiceListSubjectsProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("ListSubjects")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		streamSubjects: connect.NewClient[v1.StreamSubjectsRequest, v1.StreamSubjectsResponse](
+			httpClient,
+			baseURL+PermissionServiceStreamSubjectsProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("StreamSubjects")),
+			connect.WithClientOptions(opts...),
+		),
+		listRelations: connect.NewClient[v1.ListRelationsRequest, v1.ListRelationsResponse](
+			httpClient,
+			baseURL+PermissionServiceListRelationsProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("ListRelations")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		expand: connect.NewClient[v1.ExpandRequest, v1.ExpandResponse](
+			httpClient,
+			baseURL+PermissionServiceExpandProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("Expand")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		readTuples: connect.NewClient[v1.ReadTuplesRequest, v1.ReadTuplesResponse](
+			httpClient,
+			baseURL+PermissionServiceReadTuplesProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("ReadTuples")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		streamTuples: connect.NewClient[v1.StreamTuplesRequest, v1.StreamTuplesResponse](
+			httpClient,
+			baseURL+PermissionServiceStreamTuplesProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("StreamTuples")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // permissionServiceClient implements PermissionServiceClient.
 type permissionServiceClient struct {
-	check      *connect.Client[v1.CheckRequest, v1.CheckResponse]
-	batchCheck *connect.Client[v1.BatchCheckRequest, v1.BatchCheckResponse]
+	check          *connect.Client[v1.CheckRequest, v1.CheckResponse]
+	batchCheck     *connect.Client[v1.BatchCheckRequest, v1.BatchCheckResponse]
+	listObjects    *connect.Client[v1.ListObjectsRequest, v1.ListObjectsResponse]
+	streamObjects  *connect.Client[v1.StreamObjectsRequest, v1.StreamObjectsResponse]
+	listSubjects   *connect.Client[v1.ListSubjectsRequest, v1.ListSubjectsResponse]
+	streamSubjects *connect.Client[v1.StreamSubjectsRequest, v1.StreamSubjectsResponse]
+	listRelations  *connect.Client[v1.ListRelationsRequest, v1.ListRelationsResponse]
+	expand         *connect.Client[v1.ExpandRequest, v1.ExpandResponse]
+	readTuples     *connect.Client[v1.ReadTuplesRequest, v1.ReadTuplesResponse]
+	streamTuples   *connect.Client[v1.StreamTuplesRequest, v1.StreamTuplesResponse]
 }
 
 // Check calls grantlog.v1.PermissionService.Check.
@@ -102,6 +208,66 @@ func (c *permissionServiceClient) BatchCheck(ctx context.Context, req *v1.BatchC
 	return nil, err
 }
 
+// ListObjects calls grantlog.v1.PermissionService.ListObjects.
+func (c *permissionServiceClient) ListObjects(ctx context.Context, req *v1.ListObjectsRequest) (*v1.ListObjectsResponse, error) {
+	response, err := c.listObjects.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// StreamObjects calls grantlog.v1.PermissionService.StreamObjects.
+func (c *permissionServiceClient) StreamObjects(ctx context.Context, req *v1.StreamObjectsRequest) (*connect.ServerStreamForClient[v1.StreamObjectsResponse], error) {
+	return c.streamObjects.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// ListSubjects calls grantlog.v1.PermissionService.ListSubjects.
+func (c *permissionServiceClient) ListSubjects(ctx context.Context, req *v1.ListSubjectsRequest) (*v1.ListSubjectsResponse, error) {
+	response, err := c.listSubjects.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// StreamSubjects calls grantlog.v1.PermissionService.StreamSubjects.
+func (c *permissionServiceClient) StreamSubjects(ctx context.Context, req *v1.StreamSubjectsRequest) (*connect.ServerStreamForClient[v1.StreamSubjectsResponse], error) {
+	return c.streamSubjects.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// ListRelations calls grantlog.v1.PermissionService.ListRelations.
+func (c *permissionServiceClient) ListRelations(ctx context.Context, req *v1.ListRelationsRequest) (*v1.ListRelationsResponse, error) {
+	response, err := c.listRelations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Expand calls grantlog.v1.PermissionService.Expand.
+func (c *permissionServiceClient) Expand(ctx context.Context, req *v1.ExpandRequest) (*v1.ExpandResponse, error) {
+	response, err := c.expand.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ReadTuples calls grantlog.v1.PermissionService.ReadTuples.
+func (c *permissionServiceClient) ReadTuples(ctx context.Context, req *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error) {
+	response, err := c.readTuples.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// StreamTuples calls grantlog.v1.PermissionService.StreamTuples.
+func (c *permissionServiceClient) StreamTuples(ctx context.Context, req *v1.StreamTuplesRequest) (*connect.ServerStreamForClient[v1.StreamTuplesResponse], error) {
+	return c.streamTuples.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // PermissionServiceHandler is an implementation of the grantlog.v1.PermissionService service.
 type PermissionServiceHandler interface {
 	// Check says whether a subject holds a relation on an object.
@@ -110,6 +276,27 @@ type PermissionServiceHandler interface {
 	// error stands beside its place in the answer; an error of the request as a whole
 	// (store, model, freshness, number of items) fails the call.
 	BatchCheck(context.Context, *v1.BatchCheckRequest) (*v1.BatchCheckResponse, error)
+	// ListObjects says on which objects of a type a subject holds a relation, a page at a
+	// time. Whatever Check allows is on the list, and nothing else.
+	ListObjects(context.Context, *v1.ListObjectsRequest) (*v1.ListObjectsResponse, error)
+	// StreamObjects is ListObjects, all pages from the one asked for on.
+	StreamObjects(context.Context, *v1.StreamObjectsRequest, *connect.ServerStream[v1.StreamObjectsResponse]) error
+	// ListSubjects says which subjects of a kind hold a relation on an object, a page at a
+	// time. A subject holds it exactly if it is on the list, or if the wildcard is on the
+	// list and the subject is not among the excluded.
+	ListSubjects(context.Context, *v1.ListSubjectsRequest) (*v1.ListSubjectsResponse, error)
+	// StreamSubjects is ListSubjects, all pages from the one asked for on.
+	StreamSubjects(context.Context, *v1.StreamSubjectsRequest, *connect.ServerStream[v1.StreamSubjectsResponse]) error
+	// ListRelations says which relations a subject holds on an object.
+	ListRelations(context.Context, *v1.ListRelationsRequest) (*v1.ListRelationsResponse, error)
+	// Expand says who holds a relation on an object, as a tree of the rules and grants
+	// that make it so.
+	Expand(context.Context, *v1.ExpandRequest) (*v1.ExpandResponse, error)
+	// ReadTuples reads granted tuples, as they were granted, a page at a time. It takes no
+	// contextual tuples and no context: it reads what is stored and runs no condition.
+	ReadTuples(context.Context, *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error)
+	// StreamTuples is ReadTuples, all pages from the one asked for on.
+	StreamTuples(context.Context, *v1.StreamTuplesRequest, *connect.ServerStream[v1.StreamTuplesResponse]) error
 }
 
 // NewPermissionServiceHandler builds an HTTP handler from the service implementation. It returns
@@ -133,12 +320,81 @@ func NewPermissionServiceHandler(svc PermissionServiceHandler, opts ...connect.H
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	permissionServiceListObjectsHandler := connect.NewUnaryHandlerSimple(
+		PermissionServiceListObjectsProcedure,
+		svc.ListObjects,
+		connect.WithSchema(permissionServiceMethods.ByName("ListObjects")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceStreamObjectsHandler := connect.NewServerStreamHandlerSimple(
+		PermissionServiceStreamObjectsProcedure,
+		svc.StreamObjects,
+		connect.WithSchema(permissionServiceMethods.ByName("StreamObjects")),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceListSubjectsHandler := connect.NewUnaryHandlerSimple(
+		PermissionServiceListSubjectsProcedure,
+		svc.ListSubjects,
+		connect.WithSchema(permissionServiceMethods.ByName("ListSubjects")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceStreamSubjectsHandler := connect.NewServerStreamHandlerSimple(
+		PermissionServiceStreamSubjectsProcedure,
+		svc.StreamSubjects,
+		connect.WithSchema(permissionServiceMethods.ByName("StreamSubjects")),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceListRelationsHandler := connect.NewUnaryHandlerSimple(
+		PermissionServiceListRelationsProcedure,
+		svc.ListRelations,
+		connect.WithSchema(permissionServiceMethods.ByName("ListRelations")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceExpandHandler := connect.NewUnaryHandlerSimple(
+		PermissionServiceExpandProcedure,
+		svc.Expand,
+		connect.WithSchema(permissionServiceMethods.ByName("Expand")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceReadTuplesHandler := connect.NewUnaryHandlerSimple(
+		PermissionServiceReadTuplesProcedure,
+		svc.ReadTuples,
+		connect.WithSchema(permissionServiceMethods.ByName("ReadTuples")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	permissionServiceStreamTuplesHandler := connect.NewServerStreamHandlerSimple(
+		PermissionServiceStreamTuplesProcedure,
+		svc.StreamTuples,
+		connect.WithSchema(permissionServiceMethods.ByName("StreamTuples")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/grantlog.v1.PermissionService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case PermissionServiceCheckProcedure:
 			permissionServiceCheckHandler.ServeHTTP(w, r)
 		case PermissionServiceBatchCheckProcedure:
 			permissionServiceBatchCheckHandler.ServeHTTP(w, r)
+		case PermissionServiceListObjectsProcedure:
+			permissionServiceListObjectsHandler.ServeHTTP(w, r)
+		case PermissionServiceStreamObjectsProcedure:
+			permissionServiceStreamObjectsHandler.ServeHTTP(w, r)
+		case PermissionServiceListSubjectsProcedure:
+			permissionServiceListSubjectsHandler.ServeHTTP(w, r)
+		case PermissionServiceStreamSubjectsProcedure:
+			permissionServiceStreamSubjectsHandler.ServeHTTP(w, r)
+		case PermissionServiceListRelationsProcedure:
+			permissionServiceListRelationsHandler.ServeHTTP(w, r)
+		case PermissionServiceExpandProcedure:
+			permissionServiceExpandHandler.ServeHTTP(w, r)
+		case PermissionServiceReadTuplesProcedure:
+			permissionServiceReadTuplesHandler.ServeHTTP(w, r)
+		case PermissionServiceStreamTuplesProcedure:
+			permissionServiceStreamTuplesHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -154,4 +410,36 @@ func (UnimplementedPermissionServiceHandler) Check(context.Context, *v1.CheckReq
 
 func (UnimplementedPermissionServiceHandler) BatchCheck(context.Context, *v1.BatchCheckRequest) (*v1.BatchCheckResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.BatchCheck is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) ListObjects(context.Context, *v1.ListObjectsRequest) (*v1.ListObjectsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.ListObjects is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) StreamObjects(context.Context, *v1.StreamObjectsRequest, *connect.ServerStream[v1.StreamObjectsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.StreamObjects is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) ListSubjects(context.Context, *v1.ListSubjectsRequest) (*v1.ListSubjectsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.ListSubjects is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) StreamSubjects(context.Context, *v1.StreamSubjectsRequest, *connect.ServerStream[v1.StreamSubjectsResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.StreamSubjects is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) ListRelations(context.Context, *v1.ListRelationsRequest) (*v1.ListRelationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.ListRelations is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) Expand(context.Context, *v1.ExpandRequest) (*v1.ExpandResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.Expand is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) ReadTuples(context.Context, *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.ReadTuples is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) StreamTuples(context.Context, *v1.StreamTuplesRequest, *connect.ServerStream[v1.StreamTuplesResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.StreamTuples is not implemented"))
 }
