@@ -170,7 +170,7 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{engine: query.NewEngine(query.Budget{}), folding: make(chan struct{}), failed: make(chan error, 1)}
+	n := &node{engine: query.NewEngine(query.Budgets{}), folding: make(chan struct{}), failed: make(chan error, 1)}
 	if n.log, err = natslog.Open(ctx, logConfig); err != nil {
 		return nil, openingLog(err, c.place)
 	}
