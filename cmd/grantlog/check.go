@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -11,9 +10,7 @@ import (
 )
 
 func (a *app) checkCommand() *cobra.Command {
-	var contextText, atLeast, modelID string
-	var contextual []string
-	var latest bool
+	var given given
 	c := &cobra.Command{
 		Use:   "check SUBJECT RELATION OBJECT",
 		Short: "Ask whether a subject holds a relation on an object",
@@ -29,31 +26,17 @@ revision of a token, which every write and every check prints; with --latest it 
 all that was acknowledged before, on any server.`,
 		Example: `  grantlog check user:ann viewer doc:plan && echo "go on"
   grantlog check user:ann reader db:main --context '{"ip":"10.1.2.3"}'
-  grantlog check user:ann viewer doc:plan --contextual "user:ann member group:eng"`,
+  grantlog check user:ann viewer doc:plan --contextual "user:ann member group:eng"
+  grantlog check user:ann viewer doc:plan --contextual 'user:ann viewer doc:plan with office {"country": "fr"}'`,
 		Args: takes("SUBJECT", "RELATION", "OBJECT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			t, err := readTuple(args)
 			if err != nil {
 				return err
 			}
-			q := &pb.CheckRequest{Tuple: t, Model: modelID}
-			if q.Context, err = readContext(contextText); err != nil {
+			q := &pb.CheckRequest{Tuple: t, Model: given.model}
+			if q.Contextual, q.Context, q.Freshness, err = given.read(); err != nil {
 				return err
-			}
-			for _, text := range contextual {
-				t, err := readTupleText(text)
-				if err != nil {
-					return fmt.Errorf("--contextual: %w", err)
-				}
-				q.Contextual = append(q.Contextual, &pb.ContextualTuple{Tuple: t})
-			}
-			switch {
-			case latest && atLeast != "":
-				return errors.New("--latest and --at-least exclude each other: the latest is at least as new as any token")
-			case latest:
-				q.Freshness = &pb.Freshness{Freshness: &pb.Freshness_Latest{Latest: true}}
-			case atLeast != "":
-				q.Freshness = &pb.Freshness{Freshness: &pb.Freshness_AtLeast{AtLeast: atLeast}}
 			}
 			c, err := a.client()
 			if err != nil {
@@ -83,12 +66,7 @@ all that was acknowledged before, on any server.`,
 			return err
 		},
 	}
-	f := c.Flags()
-	f.StringVar(&contextText, "context", "", "values for the parameters of conditions, a `JSON` object")
-	f.StringArrayVar(&contextual, "contextual", nil, "a `tuple` that counts as granted for this question, \"SUBJECT RELATION OBJECT\"; may be given again")
-	f.StringVar(&atLeast, "at-least", "", "answer at the revision of this `token` or a later one")
-	f.BoolVar(&latest, "latest", false, "answer with all that was acknowledged before")
-	f.StringVar(&modelID, "model", "", "the `ID` of the model to answer under; the newest if not given")
+	given.flags(c.Flags())
 	return c
 }
 

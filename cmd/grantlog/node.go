@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/ledger/natslog"
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/projector/index"
@@ -142,6 +143,8 @@ type nodeConfig struct {
 	minFree  uint64 // bytes of disk below which commands are refused
 	logger   *slog.Logger
 	mayBegin bool // an embedded log may be created if the data directory is fresh
+	budgets  query.Budgets
+	models   dsl.Limits
 }
 
 // A node is one running replica: the log, the projection that follows it, the ledger
@@ -170,7 +173,7 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &node{engine: query.NewEngine(query.Budgets{}), folding: make(chan struct{}), failed: make(chan error, 1)}
+	n := &node{engine: query.NewEngine(c.budgets), folding: make(chan struct{}), failed: make(chan error, 1)}
 	if n.log, err = natslog.Open(ctx, logConfig); err != nil {
 		return nil, openingLog(err, c.place)
 	}
@@ -188,7 +191,7 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 		Log: n.log, Shard: c.place.shard, Node: c.place.node, Logger: c.logger,
 		Watch: n.projector.Watch, Ready: n.projector.Ready, Appended: metrics.Appended,
 	})
-	n.server = serve.New(serve.Config{Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Logger: c.logger})
+	n.server = serve.New(serve.Config{Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Models: c.models, Logger: c.logger})
 
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx)) // until close, which comes after the last request
 	go func() {                                                  // ends with n.stop, or when the index fails

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,17 +20,22 @@ func (a *app) json() bool { return a.output == "json" }
 
 // message prints m as one line of JSON, with the fields that are empty.
 func (a *app) message(m proto.Message) error {
+	text, err := compactJSON(m)
+	if err == nil {
+		_, err = io.WriteString(a.stdout, text+"\n")
+	}
+	return err
+}
+
+// compactJSON returns m as JSON without spaces, with the fields that are empty.
+func compactJSON(m proto.Message) (string, error) {
 	b, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(m)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var line bytes.Buffer
-	if err := json.Compact(&line, b); err != nil { // protojson varies its spaces on purpose
-		return err
-	}
-	line.WriteByte('\n')
-	_, err = a.stdout.Write(line.Bytes())
-	return err
+	err = json.Compact(&line, b) // protojson varies its spaces on purpose
+	return line.String(), err
 }
 
 // value prints v as one line of JSON.

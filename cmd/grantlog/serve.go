@@ -9,9 +9,17 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
 
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/dsl"
+	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/projector/index"
+	"github.com/grantlog/grantlog/query"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (a *app) serveCommand() *cobra.Command {
@@ -45,9 +53,61 @@ written, then it ends with status 0.`,
 	f.StringVar(&s.logLevel, "log-level", "info", "the least `level` of the log: debug, info, warn or error")
 	f.Int64Var(&s.cacheMiB, "cache", 256, "`MiB` of memory for the index's blocks; a quarter of the machine's is good")
 	f.Uint64Var(&s.minFreeMiB, "min-free", 256, "`MiB` of free disk below which commands are refused and nothing is folded")
+	budgetFlag(f, &s.budgets.Check, "check-budget", model.DefaultBudget, "what one question may spend")
+	budgetFlag(f, &s.budgets.List, "list-budget", model.ListBudget, "what one list, tree or batch may spend")
+	f.IntVar(&s.models.Types, "max-model-types", 100, "the most `types` of a model that is written here, at most 1000")
+	f.IntVar(&s.models.Source, "max-model-bytes", ledger.MaxModelSource, "the most `bytes` of its source, at most 262144")
 	s.place.flags(f)
 	s.place.listenFlags(f)
 	return c
+}
+
+// budgetFlag is a flag that takes a budget, as parts of it that are not the default's.
+func budgetFlag(f *pflag.FlagSet, b *model.Budget, name string, otherwise model.Budget, usage string) {
+	*b = otherwise
+	f.Var(budgetValue{b}, name, usage+", `parts` such as rows=1000,time=2s: depth (of grants that lead on), rows (read), memory (MiB) and time")
+}
+
+type budgetValue struct{ budget *model.Budget }
+
+// Type is what pflag calls the value.
+func (v budgetValue) Type() string { return "parts" }
+
+// String returns the budget as Set reads it.
+func (v budgetValue) String() string {
+	if v.budget == nil {
+		return ""
+	}
+	b := v.budget
+	return fmt.Sprintf("depth=%d,rows=%d,memory=%d,time=%s", b.Depth, b.Rows, b.Memory>>20, b.Time)
+}
+
+// Set sets the parts that the text names.
+func (v budgetValue) Set(text string) error {
+	for part := range strings.SplitSeq(text, ",") {
+		name, value, _ := strings.Cut(part, "=")
+		n, err := strconv.Atoi(value)
+		switch name {
+		case "depth":
+			v.budget.Depth = n
+		case "rows":
+			v.budget.Rows = n
+		case "memory":
+			if n > 1<<40 {
+				err = errors.New("that is more MiB than any machine has")
+			}
+			v.budget.Memory = n << 20
+		case "time":
+			v.budget.Time, err = time.ParseDuration(value)
+			n = int(v.budget.Time)
+		default:
+			return fmt.Errorf("%q is no part of a budget: depth, rows, memory and time are", part)
+		}
+		if err != nil || n <= 0 {
+			return fmt.Errorf("%q must be a number above 0, or for time a span such as 2s", part)
+		}
+	}
+	return nil
 }
 
 // A server is what the flags of serve say.
@@ -60,11 +120,19 @@ type server struct {
 	logLevel   string
 	cacheMiB   int64
 	minFreeMiB uint64
+	budgets    query.Budgets
+	models     dsl.Limits
 }
 
 func (a *app) serve(ctx context.Context, s *server) error {
 	if err := checkListen(s.listen, s.insecure); err != nil {
 		return err
+	}
+	if n := s.models.Types; n < 1 || n > model.MaxTypes {
+		return fmt.Errorf("--max-model-types must be 1 to %d, is %d", model.MaxTypes, n)
+	}
+	if n := s.models.Source; n < 1 || n > ledger.MaxModelSource {
+		return fmt.Errorf("--max-model-bytes must be 1 to %d, which is what the log holds; is %d", ledger.MaxModelSource, n)
 	}
 	logger, err := newLogger(a.stderr, s.logFormat, s.logLevel)
 	if err != nil {
@@ -91,7 +159,7 @@ func (s *server) run(ctx context.Context, logger *slog.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w; name another address with --listen", err)
 	}
-	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true})
+	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true, budgets: s.budgets, models: s.models})
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
