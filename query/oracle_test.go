@@ -1,13 +1,16 @@
 package query_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,6 +39,7 @@ type chronicle struct {
 	engine *query.Engine
 	past   []past
 	asked  map[string]int // answers by kind
+	turn   int            // of the page sizes
 }
 
 // command returns a step as a command, and what the store should be after it.
@@ -79,26 +83,162 @@ func (c *chronicle) differs(revision ledger.Revision, want past) string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	for t, fact := range w.Facts() {
-		got, err := asking.Check(context.Background(), query.Question{Tuple: t, Given: query.Given{Contextual: contextual, Context: w.Request}})
-		var missing *dsl.MissingError
-		var cycle *model.CycleError
-		text := "denied"
-		switch {
-		case errors.As(err, &missing):
-			text = missing.Condition
-		case errors.As(err, &cycle):
-			text = querytest.Cycle
-		case err != nil:
-			return fmt.Sprintf("revision %d: %s: %v", want.revision, t, err)
-		case got.Allowed:
-			text = "allowed"
+	facts := w.Facts()
+	given := query.Given{Contextual: contextual, Context: w.Request}
+	about := fmt.Sprintf("revision %d, with %d contextual tuples", want.revision, len(contextual))
+	for t, fact := range facts {
+		got, err := asking.Check(context.Background(), query.Question{Tuple: t, Given: given})
+		text, err := answerText(got.Allowed, err)
+		if err != nil {
+			return fmt.Sprintf("%s: %s: %v", about, t, err)
 		}
 		if text != fact.Value.String() && !slices.Contains(fact.Causes, text) {
-			return fmt.Sprintf("revision %d, with %d contextual tuples: %s: the answer is %s; the oracle says %v %q\n%s",
-				want.revision, len(contextual), t, text, fact.Value, fact.Causes, w)
+			return fmt.Sprintf("%s: %s: the answer is %s; the oracle says %v %q\n%s", about, t, text, fact.Value, fact.Causes, w)
 		}
 		c.asked[text]++
+	}
+	for _, differs := range []func(*query.Asking, *querytest.World, map[tuple.Tuple]querytest.Fact, query.Given) string{
+		c.batchDiffers, c.listsDiffer, c.relationsDiffer,
+	} {
+		if text := differs(asking, w, facts, given); text != "" {
+			return about + ": " + text + "\n" + w.String()
+		}
+	}
+	return ""
+}
+
+// answerText returns an answer as facts name it, or an error that no fact can cause.
+func answerText(allowed bool, err error) (string, error) {
+	var missing *dsl.MissingError
+	var cycle *model.CycleError
+	switch {
+	case errors.As(err, &missing):
+		return missing.Condition, nil
+	case errors.As(err, &cycle):
+		return querytest.Cycle, nil
+	case err != nil:
+		return "", err
+	case allowed:
+		return "allowed", nil
+	}
+	return "denied", nil
+}
+
+// batchDiffers asks all questions in one batch.
+func (c *chronicle) batchDiffers(asking *query.Asking, _ *querytest.World, facts map[tuple.Tuple]querytest.Fact, given query.Given) string {
+	var questions []query.Question
+	for t := range facts {
+		questions = append(questions, query.Question{Tuple: t, Given: given})
+	}
+	results, err := asking.CheckAll(context.Background(), questions)
+	if err != nil {
+		return err.Error()
+	}
+	for i, r := range results {
+		fact := facts[questions[i].Tuple]
+		text, err := answerText(r.Allowed, r.Err)
+		if err != nil {
+			return err.Error()
+		}
+		if text != fact.Value.String() && !slices.Contains(fact.Causes, text) {
+			return fmt.Sprintf("in a batch: %s: the answer is %s; the oracle says %v %q", questions[i].Tuple, text, fact.Value, fact.Causes)
+		}
+		c.asked["in a batch"]++
+	}
+	return ""
+}
+
+// pageSizes are those at which lists are made, one after the other; 0: in one.
+var pageSizes = []int{0, 1, 2, 3, 100}
+
+// listsDiffer makes every list and every tree.
+func (c *chronicle) listsDiffer(asking *query.Asking, w *querytest.World, facts map[tuple.Tuple]querytest.Fact, given query.Given) string {
+	a := querytest.NewAnswers(facts)
+	everyone := w.Everyone()
+	expanded := make(map[tuple.Tuple]bool) // without a subject
+	for l := range a.Lists {
+		size := pageSizes[c.turn%len(pageSizes)]
+		c.turn++
+		list, err := listed(size, func(after string) iter.Seq2[model.Item, error] {
+			if l.Type != "" {
+				return asking.ListObjects(context.Background(), query.ObjectsQuestion{Subject: l.Subject, Relation: l.Relation, Type: l.Type, Given: given}, after)
+			}
+			return asking.ListSubjects(context.Background(), query.SubjectsQuestion{Kind: l.Kind, Relation: l.Relation, Object: l.Object, Given: given}, after)
+		})
+		var invalid *query.InvalidError
+		if errors.As(err, &invalid) && invalid.Field == "kind" { // nobody of the kind could hold it
+			err = nil
+		}
+		if err != nil {
+			return fmt.Sprintf("%+v in pages of %d: %v", l, size, err)
+		}
+		if text := a.Wrong(l, list); text != "" {
+			return fmt.Sprintf("in pages of %d: %s", size, text)
+		}
+		if key := (tuple.Tuple{Relation: l.Relation, Object: l.Object}); l.Type == "" && !expanded[key] {
+			expanded[key] = true
+			tree, err := asking.Expand(context.Background(), l.Object, l.Relation, 1+c.turn%4, given)
+			if err != nil {
+				return err.Error()
+			}
+			if text := a.WrongTree(tree, everyone); text != "" {
+				return text
+			}
+		}
+	}
+	c.asked["in lists"] += a.Compared
+	return ""
+}
+
+// listed makes a whole list of pages of a size.
+func listed(size int, list func(after string) iter.Seq2[model.Item, error]) (all []querytest.Listed, err error) {
+	for after, more := "", true; more; {
+		n := 0
+		more = false
+		for item, err := range list(after) {
+			if err != nil {
+				return nil, err
+			}
+			if n++; size > 0 && n > size {
+				more = true
+				break
+			}
+			l := querytest.Listed{ID: item.ID, Excluded: item.Excluded}
+			if item.Err != nil {
+				if l.Cause, err = answerText(false, item.Err); err != nil {
+					return nil, err
+				}
+			}
+			all, after = append(all, l), item.ID
+		}
+	}
+	return all, nil
+}
+
+// relationsDiffer asks for the relations that each subject holds on each object.
+func (c *chronicle) relationsDiffer(asking *query.Asking, w *querytest.World, facts map[tuple.Tuple]querytest.Fact, given query.Given) string {
+	for _, o := range w.Everything() {
+		for _, s := range w.Everyone() {
+			held, err := asking.ListRelations(context.Background(), s, o, nil, given)
+			if err != nil {
+				return err.Error()
+			}
+			said := make(map[string]string)
+			for _, h := range held {
+				if said[h.Relation], err = answerText(true, h.Err); err != nil {
+					return err.Error()
+				}
+			}
+			typ, _ := w.Model.Type(o.Type)
+			for _, r := range typ.Relations {
+				fact := facts[tuple.Tuple{Object: o, Relation: r.Name, Subject: s}]
+				text := cmp.Or(said[r.Name], "denied")
+				if text != fact.Value.String() && !slices.Contains(fact.Causes, text) {
+					return fmt.Sprintf("relations of %s on %s: of %s it says %s; the oracle says %v %q", s, o, r.Name, text, fact.Value, fact.Causes)
+				}
+				c.asked["in relations"]++
+			}
+		}
 	}
 	return ""
 }
@@ -128,9 +268,37 @@ func (c *chronicle) contextual(w *querytest.World) (added []query.Contextual) {
 	return added
 }
 
+// keepWriting grants and revokes in the store until the returned function is called.
+func (c *chronicle) keepWriting() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	r, m := rand.New(rand.NewPCG(1, 1)), c.past[len(c.past)-1].model
+	go func() { // ends with stop
+		defer close(ended)
+		for n := 0; ; n++ {
+			select {
+			case <-done:
+				return
+			case <-time.After(time.Millisecond):
+			}
+			t, g := querytest.NewGrant(r, m)
+			g.NotBefore, g.ExpiresAt = 0, 0
+			change := ledger.Change{Kind: ledger.Grant, Tuple: t, Grant: g}
+			if n%3 == 0 {
+				change = ledger.Change{Kind: ledger.Revoke, Tuple: t}
+			}
+			if err := c.try(&ledger.Command{Store: c.store, Changes: []ledger.Change{change}}); err != nil {
+				c.t.Errorf("a write beside the questions: %v", err)
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { close(done); <-ended })
+}
+
 // TestOracleOverHistories folds random histories into a real index and holds every
-// answer against the oracle: at the head after every batch, and later at every
-// revision.
+// answer against the oracle (of checks, batches, lists at five page sizes, relations and
+// trees): at the head after every batch, and later at every revision, while a writer
+// goes on.
 func TestOracleOverHistories(t *testing.T) {
 	const histories, steps = 8, 40
 	seed := *oracleSeed
@@ -154,6 +322,8 @@ func TestOracleOverHistories(t *testing.T) {
 					t.Fatal("head: " + text)
 				}
 			}
+			stop := c.keepWriting()
+			defer stop()
 			for _, i := range c.rand.Perm(len(c.past)) {
 				if text := c.differs(c.past[i].revision, c.past[i]); text != "" {
 					t.Fatal(text)
@@ -168,7 +338,8 @@ func TestOracleOverHistories(t *testing.T) {
 		})
 	}
 	t.Logf("answers: %v", asked)
-	for what, least := range map[string]int{"denied": 20_000, "allowed": 2_000, querytest.Cycle: 20, "flag": 1, "mark": 1} {
+	for what, least := range map[string]int{"denied": 20_000, "allowed": 2_000, querytest.Cycle: 20, "flag": 1, "mark": 1,
+		"in a batch": 20_000, "in lists": 200_000, "in relations": 20_000} {
 		if asked[what] < least {
 			t.Errorf("only %d answers of %d histories are: %s; want %d or more", asked[what], histories, what, least)
 		}

@@ -81,6 +81,13 @@ func (w *world) write(source string) {
 // fold decides the commands in one batch, each of which must be applied.
 func (w *world) fold(commands ...*ledger.Command) {
 	w.t.Helper()
+	if err := w.try(commands...); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// try is fold for any goroutine.
+func (w *world) try(commands ...*ledger.Command) error {
 	b := w.x.NewBatch()
 	defer b.Close()
 	for _, c := range commands {
@@ -92,21 +99,19 @@ func (w *world) fold(commands ...*ledger.Command) {
 			Raw: ledger.AppendCommand(nil, c), Time: w.now, Version: ledger.FoldVersion}
 		records, err := decide.Decide(b, in)
 		if err != nil {
-			w.t.Fatal(err)
+			return err
 		}
 		for _, r := range records {
 			if r.Outcome.Kind != ledger.Applied {
-				w.t.Fatalf("%+v", r.Outcome.Rejection)
+				return fmt.Errorf("%+v", r.Outcome.Rejection)
 			}
 			if _, _, err := b.Append(r, in.Origin, in.Raw, in.Version); err != nil {
-				w.t.Fatal(err)
+				return err
 			}
 		}
 	}
 	w.seq++
-	if err := b.Commit(ledger.Position{Log: ledger.UUID{1}, Seq: w.seq}); err != nil {
-		w.t.Fatal(err)
-	}
+	return b.Commit(ledger.Position{Log: ledger.UUID{1}, Seq: w.seq})
 }
 
 func (w *world) grant(tuples ...string) {

@@ -3,6 +3,7 @@ package querytest
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -17,8 +18,41 @@ type Listed struct {
 
 // Answers are facts in the order in which lists are made of them.
 type Answers struct {
+	facts    map[tuple.Tuple]Fact
 	byID     map[answerKey]map[string]Fact
-	Compared int // facts held against lists so far
+	Compared int // facts held against lists and trees so far
+}
+
+// A List is what one list is about: of objects, if it has a Subject, or else of subjects.
+type List struct {
+	Subject  tuple.Subject // who holds the relation
+	Type     string        // of the objects
+	Object   tuple.Object  // on which it is held
+	Kind     model.Kind    // of the subjects
+	Relation string
+}
+
+// Lists yields every list that there are facts for.
+func (a *Answers) Lists(yield func(List) bool) {
+	for k := range a.byID {
+		l := List{Relation: k.relation}
+		if k.object.ID == "" {
+			l.Subject, l.Type = k.subject, k.object.Type
+		} else {
+			l.Object, l.Kind = k.object, model.Kind{Type: k.subject.Type, Relation: k.subject.Relation}
+		}
+		if !yield(l) {
+			return
+		}
+	}
+}
+
+// Wrong says how a list is not what the facts say; "" if it is.
+func (a *Answers) Wrong(l List, list []Listed) string {
+	if l.Subject != (tuple.Subject{}) {
+		return a.WrongObjects(l.Subject, l.Type, l.Relation, list)
+	}
+	return a.WrongSubjects(l.Object, l.Relation, l.Kind, list)
 }
 
 // An answerKey is what one list is about. Of a list of objects the object, of a list of
@@ -31,7 +65,7 @@ type answerKey struct {
 
 // NewAnswers returns the facts as answers.
 func NewAnswers(facts map[tuple.Tuple]Fact) *Answers {
-	a := &Answers{byID: make(map[answerKey]map[string]Fact)}
+	a := &Answers{facts: facts, byID: make(map[answerKey]map[string]Fact)}
 	put := func(k answerKey, id string, f Fact) {
 		if a.byID[k] == nil {
 			a.byID[k] = make(map[string]Fact)
@@ -100,4 +134,98 @@ func (a *Answers) wrong(of string, want map[string]Fact, list []Listed) string {
 		}
 	}
 	return ""
+}
+
+// WrongTree says how a tree differs from the facts, "" if it does not: for each of the
+// subjects, what the tree's rules say about its grants and about the facts they lead to
+// must be the fact of the tree's relation. So too of the trees within.
+func (a *Answers) WrongTree(t *model.Tree, subjects []tuple.Subject) string {
+	seen := make(map[node]bool)
+	var wrong func(t *model.Tree) string
+	var within func(t *model.Tree) string
+	wrong = func(t *model.Tree) string {
+		n := node{t.Object, t.Relation}
+		if seen[n] {
+			return fmt.Sprintf("the tree of %s#%s stands twice", n.object, n.relation)
+		}
+		seen[n] = true
+		for _, s := range subjects {
+			a.Compared++
+			said := Allowed
+			if s != (tuple.Subject{Type: n.object.Type, ID: n.object.ID, Relation: n.relation}) {
+				said = a.tree(t, s)
+			}
+			if fact := a.facts[tuple.Tuple{Object: n.object, Relation: n.relation, Subject: s}]; said != fact.Value {
+				return fmt.Sprintf("the tree of %s#%s says %v of %s, the oracle says %v", n.object, n.relation, said, s, fact.Value)
+			}
+		}
+		return within(t)
+	}
+	within = func(t *model.Tree) string {
+		for _, g := range t.Grants {
+			if g.Leads != nil {
+				if text := wrong(g.Leads); text != "" {
+					return text
+				}
+			}
+		}
+		for _, b := range t.Branches {
+			text := ""
+			switch {
+			case b == nil:
+			case t.Op == model.Computed:
+				text = wrong(b)
+			default:
+				text = within(b)
+			}
+			if text != "" {
+				return text
+			}
+		}
+		return ""
+	}
+	return wrong(t)
+}
+
+// tree returns what a tree says of a subject.
+func (a *Answers) tree(t *model.Tree, s tuple.Subject) Value {
+	held := func(o tuple.Object, relation string) Value {
+		return a.facts[tuple.Tuple{Object: o, Relation: relation, Subject: s}].Value
+	}
+	v := Denied
+	for _, g := range t.Grants {
+		to, counts := g.Tuple.Subject, Allowed
+		if g.Err != nil {
+			counts = Failed
+		}
+		leads := Denied
+		switch {
+		case t.Op == model.From:
+			relation, _, _ := strings.Cut(t.Rule, " from ")
+			leads = held(to.Object(), relation)
+		case to == s:
+			leads = Allowed
+		case to.Relation != "":
+			leads = held(to.Object(), to.Relation)
+		case to.ID == tuple.Wildcard && to.Type == s.Type && s.Relation == "":
+			leads = Allowed
+		}
+		v = max(v, min(counts, leads))
+	}
+	switch t.Op {
+	case model.Computed:
+		v = held(t.Object, t.Rule)
+	case model.Union:
+		for _, b := range t.Branches {
+			v = max(v, a.tree(b, s))
+		}
+	case model.Intersect:
+		v = Allowed
+		for _, b := range t.Branches {
+			v = min(v, a.tree(b, s))
+		}
+	case model.Exclude:
+		v = min(a.tree(t.Branches[0], s), Allowed-a.tree(t.Branches[1], s))
+	}
+	return v
 }

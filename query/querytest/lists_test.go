@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/grantlog/grantlog/ledger/model"
-	"github.com/grantlog/grantlog/ledger/tuple"
 )
 
 // cause returns the cause of an error as facts name it, or the error if none can cause it.
@@ -58,36 +57,33 @@ func wrongList(w *World, a *Answers, turn int) string {
 		turn++
 		return pageSizes[turn%len(pageSizes)]
 	}
-	objects := make(map[tuple.Object]bool)
-	for k := range a.byID {
+	trees := make(map[node]bool)
+	for l := range a.Lists {
 		size := next()
-		var list []Listed
-		var err error
-		var text string
-		if k.object.ID == "" {
-			list, err = paged(size, func(after string, yield func(model.Item) bool) error {
-				_, err := w.Model.ListObjects(w.Scope(), k.subject, k.object.Type, k.relation, after, yield)
-				return err
-			})
-			if err == nil {
-				text = a.WrongObjects(k.subject, k.object.Type, k.relation, list)
+		list, err := paged(size, func(after string, yield func(model.Item) bool) (err error) {
+			if l.Type != "" {
+				_, err = w.Model.ListObjects(w.Scope(), l.Subject, l.Type, l.Relation, after, yield)
+			} else {
+				trees[node{l.Object, l.Relation}] = true
+				_, err = w.Model.ListSubjects(w.Scope(), l.Object, l.Relation, l.Kind, after, yield)
 			}
-		} else {
-			objects[k.object] = true
-			kind := model.Kind{Type: k.subject.Type, Relation: k.subject.Relation}
-			list, err = paged(size, func(after string, yield func(model.Item) bool) error {
-				_, err := w.Model.ListSubjects(w.Scope(), k.object, k.relation, kind, after, yield)
-				return err
-			})
-			if err == nil {
-				text = a.WrongSubjects(k.object, k.relation, kind, list)
-			}
-		}
+			return err
+		})
 		if err != nil {
-			return fmt.Sprintf("%+v in pages of %d: the list errs: %v; the oracle says otherwise", k, size, err)
+			return fmt.Sprintf("%+v in pages of %d: the list errs: %v; the oracle says otherwise", l, size, err)
 		}
-		if text != "" {
+		if text := a.Wrong(l, list); text != "" {
 			return fmt.Sprintf("in pages of %d: %s", size, text)
+		}
+	}
+	everyone := w.Everyone()
+	for n := range trees {
+		tree, _, err := w.Model.Expand(w.Scope(), n.object, n.relation, 1+turn%4)
+		if err != nil {
+			return fmt.Sprintf("%v: the tree errs: %v; the oracle says otherwise", n, err)
+		}
+		if text := a.WrongTree(tree, everyone); text != "" {
+			return text
 		}
 	}
 	return ""
