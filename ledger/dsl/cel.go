@@ -12,6 +12,7 @@ import (
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/common/types/traits"
 	"github.com/grantlog/grantlog/ledger/model"
 )
 
@@ -250,15 +251,7 @@ func celValue(t model.ParamType, v model.Value) (ref.Val, error) {
 		}
 		return types.NewRefValList(types.DefaultTypeAdapter, list), nil
 	case model.ParamMap:
-		m := make(map[ref.Val]ref.Val, len(v.Map))
-		for _, f := range v.Map {
-			e, err := celValue(*t.Elem, f.Value)
-			if err != nil {
-				return nil, err
-			}
-			m[types.String(f.Name)] = e
-		}
-		return types.NewRefValMap(types.DefaultTypeAdapter, m), nil
+		return mapValue(v.Map, func(e model.Value) (ref.Val, error) { return celValue(*t.Elem, e) })
 	}
 	return nil, fmt.Errorf("no value of type %s", t)
 }
@@ -290,17 +283,45 @@ func anyValue(v model.Value) ref.Val {
 		}
 		return types.NewRefValList(types.DefaultTypeAdapter, list)
 	case model.MapValue:
-		m := make(map[ref.Val]ref.Val, len(v.Map))
-		for _, f := range v.Map {
-			m[types.String(f.Name)] = anyValue(f.Value)
-		}
-		return types.NewRefValMap(types.DefaultTypeAdapter, m)
+		m, _ := mapValue(v.Map, func(e model.Value) (ref.Val, error) { return anyValue(e), nil })
+		return m
 	}
 	return types.NullValue
 }
 
-// firstLine returns what a person needs of CEL's longer messages.
-func firstLine(text string) string {
+// An orderedMap is a map that is gone through in order of name. CEL's own goes through
+// it in Go's order, which is another each time, so that a condition that ends at the
+// first match would cost now less and now more than its limit.
+type orderedMap struct {
+	traits.Mapper
+	names traits.Lister
+}
+
+// Iterator implements [traits.Iterable].
+func (m orderedMap) Iterator() traits.Iterator { return m.names.Iterator() }
+
+// mapValue returns the fields as a map of CEL, each value as convert has it.
+func mapValue(fields []model.Field, convert func(model.Value) (ref.Val, error)) (ref.Val, error) {
+	names := make([]ref.Val, len(fields))
+	m := make(map[ref.Val]ref.Val, len(fields))
+	for i, f := range fields {
+		v, err := convert(f.Value)
+		if err != nil {
+			return nil, err
+		}
+		names[i] = types.String(f.Name)
+		m[names[i]] = v
+	}
+	return orderedMap{types.NewRefValMap(types.DefaultTypeAdapter, m), types.NewRefValList(types.DefaultTypeAdapter, names)}, nil
+}
+
+// short returns what a person needs of a message: its first line, without the middle
+// of a long one, which a value that is quoted there has made long.
+func short(text string) string {
+	const end = 250
 	line, _, _ := strings.Cut(text, "\n")
+	if len(line) > 2*end {
+		line = strings.ToValidUTF8(line[:end], "") + "…" + strings.ToValidUTF8(line[len(line)-end:], "")
+	}
 	return line
 }

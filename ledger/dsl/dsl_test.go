@@ -343,6 +343,33 @@ func TestJoinModules(t *testing.T) {
 	}
 }
 
+// TestToDSLExpressions holds ToDSL to the expressions that the language can write.
+func TestToDSLExpressions(t *testing.T) {
+	for expression, ok := range map[string]bool{
+		"x == 'a'":                    true,
+		"\n  x ==\n    'a' \n":        true,
+		"x == 'a # b'":                true,
+		"x == 'a' // and # so on":     false, // it takes the rest for a comment of its own
+		"x == {'a': 'b'}['a']":        false, // the language ends the expression at '}'
+		"x == \"\"\"a\n # b\n\"\"\"":  false, // it takes the line for a comment
+		"x == \"\"\"a\n b\n\"\"\"":    true,
+		"x == 'a' // }\n || x == 'b'": true,
+	} {
+		c := model.Condition{Name: "c", Expression: expression, Params: []model.Param{{Name: "x", Type: model.ParamType{Kind: model.ParamString}}}}
+		m := &model.Model{Schema: "1.1", Types: []model.Type{{Name: "user", Module: "m"}}, Conditions: []model.Condition{c}}
+		if err := m.Validate(); err != nil {
+			t.Fatal(err)
+		}
+		text, err := ToDSL(m)
+		if (err == nil) != ok {
+			t.Errorf("%q is written as\n%s\n%v", expression, text, err)
+		}
+		if err == nil {
+			roundTrip(t, m)
+		}
+	}
+}
+
 // TestToDSLRefuses holds ToDSL to what the language cannot write.
 func TestToDSLRefuses(t *testing.T) {
 	for name, relation := range map[string]string{
@@ -365,6 +392,8 @@ func TestToDSLRefuses(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(byte(ledger.SourceDSL), base+"    define r: ([user with c1] and (a or owner from parent)) but not b # x\n"+twoConditions)
 	f.Add(byte(ledger.SourceDSL), "model\r\n  schema 1.2\r\ntype a/b.c\r\n  relations\r\n    define x: [\r\n a/b.c:*]")
+	f.Add(byte(ledger.SourceDSL), "model\n  schema 1.1\ntype user\ntype doc\n  relations\n    define p: [doc]\n    define a: [user with c, user:*] or a from p\ncondition c(x: any, l: list<any>, m: map<ipaddress>) {\n  x in l || // )\n  m['a'].in_cidr('::/0')\n}\n")
+	f.Add(byte(ledger.SourceModules), "-- fga.mod --\nschema: \"1.2\"\ncontents:\n  - a.fga\n  - b.fga\n-- a.fga --\nmodule a\ntypo user\n-- b.fga --\nmodule b\ntype self\nextend type self\n  relations\n    define this: [user] or this\n")
 	f.Add(byte(ledger.SourceModules), "-- fga.mod --\nschema: \"1.2\"\ncontents:\n  - a.fga\n  - b.fga\n-- a.fga --\nmodule a\ntype user\n-- b.fga --\nmodule b\nextend type user\n  relations\n    define x: [user]\n")
 	f.Add(byte(ledger.SourceJSON), `{"schema_version":"1.1","type_definitions":[{"type":"user"},{"type":"doc","relations":{"a":{"this":{}},"b":{"tuple_to_userset":{"tupleset":{"relation":"p"},"computedUserset":{"relation":"a"}}},"p":{"this":{}}},"metadata":{"relations":{"a":{"directly_related_user_types":[{"type":"user","wildcard":{},"condition":"c"}]},"p":{"directly_related_user_types":[{"type":"doc"}]}},"module":"m"}}],"conditions":{"c":{"name":"c","expression":"x[0] == {'a': 1}['a']","parameters":{"x":{"type_name":"TYPE_NAME_LIST","generic_types":[{"type_name":"TYPE_NAME_INT"}]}}}}}`)
 	f.Fuzz(func(t *testing.T, kind byte, source string) {
@@ -387,6 +416,17 @@ func FuzzParse(f *testing.F) {
 			t.Errorf("its JSON does not parse: %s", err)
 		} else if !bytes.Equal(model.AppendModel(nil, again), encoded) {
 			t.Errorf("its JSON is another model:\n%s", ToJSON(m))
+		}
+		text, err := ToDSL(m)
+		if err != nil {
+			return
+		}
+		again, err := Parse(ledger.SourceDSL, []byte(text), Limits{Source: len(text), Types: model.MaxTypes})
+		if err != nil {
+			t.Fatalf("its DSL does not parse: %s\n%s", err, text)
+		}
+		if kind != byte(ledger.SourceJSON) && !bytes.Equal(sorted(again, false), sorted(m, false)) {
+			t.Errorf("its DSL is another model:\n%s", text)
 		}
 	})
 }

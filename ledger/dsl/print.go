@@ -2,6 +2,7 @@ package dsl
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -11,20 +12,35 @@ import (
 
 // ToDSL writes a valid model in the modeling language, as one file. Modules become
 // comments. An error says what of it the language cannot write, though its JSON form
-// can: names with characters of their own, a '}' in an expression, and direct grants
-// that are subtracted or stand twice in one relation.
+// can: names with characters of their own, a '}' in an expression, direct grants that
+// are subtracted or stand twice in one relation, lists of lists, and text of several
+// lines in an expression that looks like a comment.
 func ToDSL(m *model.Model) (string, error) {
+	text := modelText(m, moduleComment)
+	again, err := Parse(ledger.SourceDSL, []byte(text), Limits{Source: len(text), Types: len(m.Types), Errors: 1})
+	noModules := func(string) string { return "" }
+	if err == nil && modelText(again, noModules) != modelText(m, noModules) {
+		err = errors.New("it reads as another model")
+	}
+	if err != nil {
+		return "", fmt.Errorf("the modeling language cannot write this model; read its JSON form: %w", err)
+	}
+	return text, nil
+}
+
+// modelText writes a model as far as the language can, with what comment says of modules.
+func modelText(m *model.Model, comment func(module string) string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "model\n  schema %s\n", m.Schema)
 	for i := range m.Types {
 		t := &m.Types[i]
-		fmt.Fprintf(&b, "\ntype %s%s\n", t.Name, moduleComment(t.Module))
+		fmt.Fprintf(&b, "\ntype %s%s\n", t.Name, comment(t.Module))
 		if len(t.Relations) > 0 {
 			b.WriteString("  relations\n")
 		}
 		for j := range t.Relations {
 			r := &t.Relations[j]
-			fmt.Fprintf(&b, "    define %s: %s%s\n", r.Name, ruleText(r, &r.Rule, true), moduleComment(r.Module))
+			fmt.Fprintf(&b, "    define %s: %s%s\n", r.Name, ruleText(r, &r.Rule, true), comment(r.Module))
 		}
 	}
 	for i := range m.Conditions {
@@ -33,13 +49,9 @@ func ToDSL(m *model.Model) (string, error) {
 		for j, p := range c.Params {
 			params[j] = p.Name + ": " + p.Type.String()
 		}
-		fmt.Fprintf(&b, "\ncondition %s(%s) {%s\n  %s\n}\n", c.Name, strings.Join(params, ", "), moduleComment(c.Module), c.Expression)
+		fmt.Fprintf(&b, "\ncondition %s(%s) {%s\n  %s\n}\n", c.Name, strings.Join(params, ", "), comment(c.Module), strings.Trim(c.Expression, " \t\r\n\f"))
 	}
-	text := b.String()
-	if _, err := Parse(ledger.SourceDSL, []byte(text), Limits{Source: len(text), Types: len(m.Types), Errors: 1}); err != nil {
-		return "", fmt.Errorf("the modeling language cannot write this model; read its JSON form: %w", err)
-	}
-	return text, nil
+	return b.String()
 }
 
 func moduleComment(module string) string {

@@ -185,7 +185,7 @@ func (p *program) typed(param model.Param, v model.Value, stored bool) (ref.Val,
 		}
 		err = fmt.Errorf("parameter %+q of condition %+q: %w", param.Name, p.condition.Name, err)
 	}
-	return nil, &ContextError{p.condition.Name, param.Name, stored, err}
+	return nil, &ContextError{p.condition.Name, param.Name, stored, errors.New(short(err.Error()))}
 }
 
 // holds runs the condition with a stored context over the request's. Stored values of
@@ -223,7 +223,7 @@ func (a *asked) holds(stored []byte, limit uint64) (bool, error) {
 	case errors.As(err, &cancelled) && cancelled.Cause == interpreter.CostLimitExceeded:
 		return false, &CostError{a.condition.Name, limit}
 	case err != nil:
-		return false, &ConditionError{a.condition.Name, errors.New(firstLine(err.Error()))}
+		return false, &ConditionError{a.condition.Name, errors.New(short(err.Error()))}
 	}
 	hold, ok := out.(types.Bool)
 	if !ok {
