@@ -100,7 +100,7 @@ func (a *Answers) wrong(of string, want map[string]Fact, list []Listed) string {
 		}
 		return 1 // the same twice is out of order too
 	}) {
-		return fmt.Sprintf("%s: the list %v is not in order, each once", of, list)
+		return fmt.Sprintf("%s: the list %v is not in order, each once, as the oracle says it is", of, list)
 	}
 	listed := make(map[string]Listed)
 	for _, l := range list {
@@ -124,7 +124,7 @@ func (a *Answers) wrong(of string, want map[string]Fact, list []Listed) string {
 		case !l.Excluded:
 			said = Allowed
 		case !open:
-			return fmt.Sprintf("%s: %q is excluded from a list without a wildcard", of, id)
+			return fmt.Sprintf("%s: %q is excluded from a list without a wildcard, of which the oracle says nothing", of, id)
 		}
 		switch {
 		case said != fact.Value:
@@ -146,7 +146,7 @@ func (a *Answers) WrongTree(t *model.Tree, subjects []tuple.Subject) string {
 	wrong = func(t *model.Tree) string {
 		n := node{t.Object, t.Relation}
 		if seen[n] {
-			return fmt.Sprintf("the tree of %s#%s stands twice", n.object, n.relation)
+			return fmt.Sprintf("the tree of %s#%s stands twice; the oracle says it once", n.object, n.relation)
 		}
 		seen[n] = true
 		for _, s := range subjects {

@@ -25,7 +25,8 @@ func cause(err error) (string, error) {
 
 // paged makes a whole list of pages of a size; 0 for one page.
 func paged(size int, list func(after string, yield func(model.Item) bool) error) (all []Listed, err error) {
-	for after, more := "", true; more; {
+	const most = 1000 // items, so that a list that never ends is noticed
+	for after, more := "", true; more && len(all) < most; {
 		n := 0
 		more = false
 		var failed error
