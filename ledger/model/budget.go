@@ -135,12 +135,23 @@ func (m *meter) look() bool {
 // hold counts n more bytes of memory, and reports whether the question may go on.
 func (m *meter) hold(n int) bool {
 	m.held += n
+	if m.fatal != nil {
+		return false
+	}
 	m.spent.Memory = max(m.spent.Memory, m.held)
-	if m.held > m.budget.Memory && m.fatal == nil {
+	if m.held > m.budget.Memory {
 		m.spent.Memory = m.budget.Memory
 		m.fail("memory", m.budget.Memory)
 	}
 	return m.fatal == nil
+}
+
+// end returns what was spent and how a list ended.
+func (m *meter) end() (Spent, error) {
+	if b, ok := m.fatal.(*BudgetError); ok && b.What != "time" { // which the caller made
+		b.Spent = m.spent
+	}
+	return m.spent, m.fatal
 }
 
 func (m *meter) fail(what string, limit int) {

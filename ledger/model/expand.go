@@ -52,10 +52,11 @@ func (m *Model) Expand(sc Scope, o tuple.Object, relation string, levels int) (*
 			l.put(t)
 		}
 	}
-	if e.fatal != nil {
-		return nil, meter.spent, e.fatal
+	spent, err := meter.end()
+	if err != nil {
+		return nil, spent, err
 	}
-	return root, meter.spent, nil
+	return root, spent, nil
 }
 
 // An expansion is the state of one Expand.

@@ -47,7 +47,7 @@ func (m *Model) ListObjects(sc Scope, s tuple.Subject, typ, relation, after stri
 	}
 	defer w.release()
 	w.list(p, after, yield)
-	return meter.spent, meter.fatal
+	return meter.end()
 }
 
 // errTrial ends a trial. No caller of this package sees it.

@@ -44,7 +44,7 @@ func (m *Model) ListSubjects(sc Scope, o tuple.Object, relation string, kind Kin
 	w := newSubjectWalk(&sc, newSearch(&sc, tuple.Subject{}, &meter), kind)
 	defer w.release()
 	w.list(p, o, after, yield)
-	return meter.spent, meter.fatal
+	return meter.end()
 }
 
 // A subjectWalk is the state of a list of subjects. Its search judges one subject after

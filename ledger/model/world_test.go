@@ -13,28 +13,31 @@ import (
 
 // mem is a Reader over a map. It counts what it is asked, and may fail.
 type mem struct {
-	grants map[tuple.Tuple]Grant
-	sorted map[run][]tuple.Subject // by id
-	reads  int
-	fail   error // of every read from the failAt-th on
-	failAt int
+	grants   map[tuple.Tuple]Grant
+	subjects map[run][]tuple.Subject // by id, once they are read
+	objects  map[run][]tuple.Object
+	unsorted map[run]bool
+	reads    int
+	fail     error // of every read from the failAt-th on
+	failAt   int
 }
 
-// A run is what one call of Subjects yields.
-type run struct {
-	object                tuple.Object
-	relation, stype, srel string
-}
+// A run is what one call of Subjects or Objects yields: the ends of tuples that are alike
+// but for the id of one end.
+type run struct{ tuple.Tuple }
+
+func subjectRun(t tuple.Tuple) run { t.Subject.ID = ""; return run{t} }
+func objectRun(t tuple.Tuple) run  { t.Object.ID = ""; return run{t} }
 
 func newMem() *mem {
-	return &mem{grants: make(map[tuple.Tuple]Grant), sorted: make(map[run][]tuple.Subject)}
+	return &mem{grants: make(map[tuple.Tuple]Grant), subjects: make(map[run][]tuple.Subject), objects: make(map[run][]tuple.Object), unsorted: make(map[run]bool)}
 }
 
 func (m *mem) set(t tuple.Tuple, g Grant) {
 	if _, ok := m.grants[t]; !ok {
-		r := run{t.Object, t.Relation, t.Subject.Type, t.Subject.Relation}
-		m.sorted[r] = append(m.sorted[r], t.Subject)
-		slices.SortFunc(m.sorted[r], func(a, b tuple.Subject) int { return strings.Compare(a.ID, b.ID) })
+		s, o := subjectRun(t), objectRun(t)
+		m.subjects[s], m.objects[o] = append(m.subjects[s], t.Subject), append(m.objects[o], t.Object)
+		m.unsorted[s], m.unsorted[o] = true, true
 	}
 	m.grants[t] = g
 }
@@ -65,37 +68,38 @@ func (m *mem) Grant(t tuple.Tuple) (Grant, bool, error) {
 }
 
 func (m *mem) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, Grant) bool) error {
-	if err := m.failing(); err != nil {
-		return err
-	}
-	for _, s := range m.sorted[run{o, relation, stype, srel}] {
-		if s.ID <= after {
-			continue
-		}
-		if err := m.failing(); err != nil {
-			return err
-		}
-		if !yield(s, m.grants[tuple.Tuple{Object: o, Relation: relation, Subject: s}]) {
-			return nil
-		}
-	}
-	return nil
+	r := run{tuple.Tuple{Object: o, Relation: relation, Subject: tuple.Subject{Type: stype, Relation: srel}}}
+	return ends(m, r, m.subjects[r], func(s tuple.Subject) string { return s.ID }, after, func(s tuple.Subject) bool {
+		return yield(s, m.grants[tuple.Tuple{Object: o, Relation: relation, Subject: s}])
+	})
 }
 
 func (m *mem) Objects(s tuple.Subject, otype, relation, after string, yield func(tuple.Object, Grant) bool) error {
-	var objects []tuple.Object
-	for t := range m.grants {
-		if t.Subject == s && t.Object.Type == otype && t.Relation == relation && t.Object.ID > after {
-			objects = append(objects, t.Object)
-		}
+	r := run{tuple.Tuple{Object: tuple.Object{Type: otype}, Relation: relation, Subject: s}}
+	return ends(m, r, m.objects[r], func(o tuple.Object) string { return o.ID }, after, func(o tuple.Object) bool {
+		return yield(o, m.grants[tuple.Tuple{Object: o, Relation: relation, Subject: s}])
+	})
+}
+
+// ends yields the ends of a run after an id.
+func ends[T any](m *mem, r run, all []T, id func(T) string, after string, yield func(T) bool) error {
+	if err := m.failing(); err != nil {
+		return err
 	}
-	slices.SortFunc(objects, func(a, b tuple.Object) int { return strings.Compare(a.ID, b.ID) })
-	for _, o := range objects {
+	if m.unsorted[r] {
+		slices.SortFunc(all, func(a, b T) int { return strings.Compare(id(a), id(b)) })
+		delete(m.unsorted, r)
+	}
+	from, found := slices.BinarySearchFunc(all, after, func(t T, after string) int { return strings.Compare(id(t), after) })
+	if found {
+		from++
+	}
+	for _, t := range all[from:] {
 		if err := m.failing(); err != nil {
 			return err
 		}
-		if !yield(o, m.grants[tuple.Tuple{Object: o, Relation: relation, Subject: s}]) {
-			return nil
+		if !yield(t) {
+			break
 		}
 	}
 	return nil

@@ -1,0 +1,309 @@
+package model
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/grantlog/grantlog/ledger/tuple"
+)
+
+// listModel has every way in which a list is made: groups in groups, a hierarchy, an
+// intersection and an exclusion of relations that may be large or small.
+func listModel(t testing.TB) *Model {
+	t.Helper()
+	user, member := Direct{Type: "user"}, Direct{Type: "group", Relation: "member"}
+	m := &Model{Schema: "1.1", Conditions: testConditions, Types: []Type{
+		{Name: "user"},
+		{Name: "group", Relations: []Relation{{Name: "member", Rule: Rule{Op: This}, Direct: []Direct{user, member}}}},
+		{Name: "folder", Relations: []Relation{
+			{Name: "parent", Rule: Rule{Op: This}, Direct: []Direct{{Type: "folder"}}},
+			{Name: "viewer", Rule: Rule{Op: Union, Children: []Rule{{Op: This}, {Op: From, Relation: "viewer", Tupleset: "parent"}}}, Direct: []Direct{user, member}},
+		}},
+		{Name: "doc", Relations: []Relation{
+			{Name: "parent", Rule: Rule{Op: This}, Direct: []Direct{{Type: "folder"}}},
+			{Name: "viewer", Rule: Rule{Op: Union, Children: []Rule{{Op: This}, {Op: From, Relation: "viewer", Tupleset: "parent"}}}, Direct: []Direct{user, member}},
+			{Name: "a", Rule: Rule{Op: This}, Direct: []Direct{user, {Type: "user", Wildcard: true}, member}},
+			{Name: "b", Rule: Rule{Op: This}, Direct: []Direct{user, member}},
+			{Name: "c", Rule: Rule{Op: This}, Direct: []Direct{user}},
+			{Name: "few", Rule: Rule{Op: Intersect, Children: []Rule{computed("b"), computed("c")}}},
+			{Name: "both", Rule: Rule{Op: Intersect, Children: []Rule{computed("a"), computed("b")}}},
+			{Name: "only", Rule: Rule{Op: Exclude, Children: []Rule{computed("a"), computed("b")}}},
+		}},
+	}}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// fill grants a relation on n objects of a type, or to n subjects: %d in the text is the number.
+func (m *mem) fill(t testing.TB, text string, n int) *mem {
+	t.Helper()
+	for i := range n {
+		m.set(parse(t, strings.ReplaceAll(text, "%d", fmt.Sprintf("%06d", i))), Grant{})
+	}
+	return m
+}
+
+type lister func(m *Model, sc Scope, after string, yield func(Item) bool) (Spent, error)
+
+func objectsOf(subject, typ, relation string) lister {
+	return func(m *Model, sc Scope, after string, yield func(Item) bool) (Spent, error) {
+		s, err := tuple.ParseSubject(subject)
+		if err != nil {
+			return Spent{}, err
+		}
+		return m.ListObjects(sc, s, typ, relation, after, yield)
+	}
+}
+
+func subjectsOf(object, relation string, kind Kind) lister {
+	return func(m *Model, sc Scope, after string, yield func(Item) bool) (Spent, error) {
+		o, err := tuple.ParseObject(object)
+		if err != nil {
+			return Spent{}, err
+		}
+		return m.ListSubjects(sc, o, relation, kind, after, yield)
+	}
+}
+
+// TestListRows bounds the rows that a list reads by its answer, whatever else is granted.
+func TestListRows(t *testing.T) {
+	const many = 20_000
+	m := listModel(t)
+	for _, tt := range []struct {
+		name  string
+		world func(*mem)
+		list  lister
+		items int
+		rows  int // at most
+	}{
+		{"objects of others", func(w *mem) { w.fill(t, "doc:%d#viewer@user:bob", many).fill(t, "doc:mine%d#viewer@user:ann", 3) },
+			objectsOf("user:ann", "doc", "viewer"), 3, 20},
+		{"objects through a group and a folder", func(w *mem) {
+			w.fill(t, "doc:%d#viewer@user:bob", many).read(t, "group:eng#member@user:ann", "folder:top#viewer@group:eng#member", "folder:sub#parent@folder:top").
+				fill(t, "doc:mine%d#parent@folder:sub", 50)
+		}, objectsOf("user:ann", "doc", "viewer"), 50, 200},
+		{"objects, small and large operand", func(w *mem) { w.fill(t, "doc:%d#a@user:ann", 10).fill(t, "doc:%d#b@user:ann", many) },
+			objectsOf("user:ann", "doc", "both"), 10, 200},
+		{"objects, large and small operand", func(w *mem) { w.fill(t, "doc:%d#a@user:ann", many).fill(t, "doc:%d#b@user:ann", 10) },
+			objectsOf("user:ann", "doc", "both"), 10, 200},
+		{"objects, everyone's operand and a small one", func(w *mem) { w.fill(t, "doc:%d#a@user:*", many).fill(t, "doc:%d#b@user:ann", 10) },
+			objectsOf("user:ann", "doc", "both"), 10, 200},
+		{"objects, a large operand through many groups", func(w *mem) {
+			w.fill(t, "group:%d#member@user:ann", many).fill(t, "doc:%d#b@group:%d#member", many).fill(t, "doc:%d#c@user:ann", 10)
+		}, objectsOf("user:ann", "doc", "few"), 10, 300},
+		{"objects, small side and large subtracted side", func(w *mem) { w.fill(t, "doc:%d#a@user:ann", 10).fill(t, "doc:%d#b@user:ann", many) },
+			objectsOf("user:ann", "doc", "only"), 0, 100},
+		{"the first objects of many", func(w *mem) { w.fill(t, "doc:%d#viewer@user:ann", many) },
+			func(m *Model, sc Scope, after string, yield func(Item) bool) (Spent, error) {
+				n := 0
+				return objectsOf("user:ann", "doc", "viewer")(m, sc, after, func(i Item) bool { n++; return yield(i) && n < 10 })
+			}, 10, 300},
+		{"subjects of other objects", func(w *mem) { w.fill(t, "doc:%d#viewer@user:%d", many).fill(t, "doc:mine#viewer@user:%d", 3) },
+			subjectsOf("doc:mine", "viewer", Kind{Type: "user"}), 3, 20},
+		{"subjects, small and large operand", func(w *mem) { w.fill(t, "doc:x#a@user:%d", 10).fill(t, "doc:x#b@user:%d", many) },
+			subjectsOf("doc:x", "both", Kind{Type: "user"}), 10, 300},
+		{"subjects, large and small operand", func(w *mem) { w.fill(t, "doc:x#a@user:%d", many).fill(t, "doc:x#b@user:%d", 10) },
+			subjectsOf("doc:x", "both", Kind{Type: "user"}), 10, 300},
+		{"subjects, small side and large subtracted side", func(w *mem) { w.fill(t, "doc:x#a@user:%d", 10).fill(t, "doc:x#b@user:%d", many) },
+			subjectsOf("doc:x", "only", Kind{Type: "user"}), 0, 100},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newMem()
+			tt.world(w)
+			n := 0
+			spent, err := tt.list(m, Scope{Reader: w}, "", func(i Item) bool { n++; return i.Err == nil })
+			if err != nil || n != tt.items || spent.Rows > tt.rows {
+				t.Errorf("%d items, %+v, %v; want %d within %d rows", n, spent, err, tt.items, tt.rows)
+			}
+		})
+	}
+}
+
+// TestListHostile asks for what costs too much: each ends the same way every time.
+func TestListHostile(t *testing.T) {
+	m := listModel(t)
+	chain := func(w *mem) {
+		for i := range 1000 {
+			w.read(t, fmt.Sprintf("group:%d#member@group:%d#member", i, i+1), fmt.Sprintf("folder:%d#parent@folder:%d", i, i+1))
+		}
+		w.read(t, "group:1000#member@user:ann", "folder:1000#viewer@user:ann")
+	}
+	wide := func(w *mem) {
+		w.fill(t, "group:wide#member@user:%d", 100_000).fill(t, "group:%d#member@group:wide#member", 100_000).read(t, "group:wide#member@user:ann")
+	}
+	dense := func(w *mem) {
+		for i := range 300 {
+			for j := range 300 {
+				w.read(t, fmt.Sprintf("group:%d#member@group:%d#member", i, j))
+			}
+		}
+		w.read(t, "group:0#member@user:ann", "doc:x#viewer@group:7#member")
+	}
+	for _, tt := range []struct {
+		name   string
+		world  func(*mem)
+		list   lister
+		budget Budget
+		what   string // of the BudgetError, "" for an answer
+		items  int
+	}{
+		{"deep groups", chain, objectsOf("user:ann", "group", "member"), Budget{}, "depth", 0},
+		{"deep folders", chain, objectsOf("user:ann", "folder", "viewer"), Budget{}, "depth", 0},
+		{"deep enough", chain, objectsOf("user:ann", "folder", "viewer"), Budget{Depth: 1000}, "", 1001},
+		{"deep, of subjects", chain, subjectsOf("group:0", "member", Kind{Type: "user"}), Budget{}, "depth", 0},
+		{"a group of 100,000", wide, subjectsOf("group:wide", "member", Kind{Type: "user"}), Budget{}, "", 100_001},
+		{"a group of 100,000, few rows", wide, subjectsOf("group:wide", "member", Kind{Type: "user"}), Budget{Rows: 5000}, "rows", -1},
+		{"in 100,000 groups", wide, objectsOf("user:ann", "group", "member"), Budget{}, "", 100_001},
+		{"in 100,000 groups, little memory", wide, objectsOf("user:ann", "group", "member"), Budget{Memory: 1 << 20}, "memory", 0},
+		{"every group in every group", dense, objectsOf("user:ann", "group", "member"), Budget{}, "", 300},
+		{"every group in every group, of subjects", dense, subjectsOf("doc:x", "viewer", Kind{Type: "user"}), Budget{}, "", 1},
+		{"every group in every group, few rows", dense, subjectsOf("doc:x", "viewer", Kind{Type: "user"}), Budget{Rows: 1000}, "rows", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newMem()
+			tt.world(w)
+			var first Spent
+			var ended string
+			for i := range 3 {
+				n := 0
+				spent, err := tt.list(m, Scope{Reader: w, Budget: tt.budget}, "", func(Item) bool { n++; return true })
+				var budget *BudgetError
+				switch {
+				case tt.what == "" && (err != nil || n != tt.items):
+					t.Fatalf("%d items, %v; want %d", n, err, tt.items)
+				case tt.what != "" && (!errors.As(err, &budget) || budget.What != tt.what || budget.Spent != spent || tt.items >= 0 && n != tt.items):
+					t.Fatalf("%d items, %+v, %v; want an error of %s that says what was spent", n, spent, err, tt.what)
+				case i > 0 && (spent != first || fmt.Sprint(n, err) != ended):
+					t.Fatalf("%d items, %+v, %v; before %+v, %s", n, spent, err, first, ended)
+				}
+				first, ended = spent, fmt.Sprint(n, err)
+			}
+			if _, err := tt.list(m, Scope{Reader: w, Budget: tt.budget, Stop: func(Spent) error { return errCondition }}, "", func(Item) bool { return true }); err != errCondition {
+				t.Errorf("stopped: %v, want the error of Stop", err)
+			}
+		})
+	}
+}
+
+// TestListFails: an error of the reader ends a list, wherever it comes.
+func TestListFails(t *testing.T) {
+	m := listModel(t)
+	w := newMem().fill(t, "doc:%d#a@user:ann", 5).fill(t, "doc:%d#b@group:eng#member", 3).
+		read(t, "group:eng#member@group:all#member", "group:all#member@user:ann", "doc:x#a@user:*", "doc:x#b@user:bob")
+	for _, list := range []lister{objectsOf("user:ann", "doc", "both"), objectsOf("user:ann", "doc", "only"), subjectsOf("doc:x", "both", Kind{Type: "user"}), subjectsOf("doc:000001", "only", Kind{Type: "user"})} {
+		w.reads, w.fail, w.failAt = 0, nil, 0
+		if _, err := list(m, Scope{Reader: w}, "", func(Item) bool { return true }); err != nil {
+			t.Fatal(err)
+		}
+		for w.failAt = w.reads; w.failAt > 0; w.failAt-- {
+			w.reads, w.fail = 0, errors.New("the disk is gone")
+			if _, err := list(m, Scope{Reader: w}, "", func(Item) bool { return true }); err != w.fail {
+				t.Fatalf("failing at read %d: %v, want that error", w.failAt, err)
+			}
+		}
+	}
+}
+
+type windowed struct {
+	id   string
+	rate int
+}
+
+func (w windowed) name() string { return w.id }
+func (w windowed) rank() int    { return w.rate }
+
+// TestWindow merges random runs in windows of every size, against all in one.
+func TestWindow(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		runs := make([][]windowed, 1+r.IntN(5))
+		best := make(map[string]windowed)
+		for i := range runs {
+			for range r.IntN(60) {
+				w := windowed{fmt.Sprintf("%02d", r.IntN(70)), r.IntN(3)}
+				if !slices.ContainsFunc(runs[i], func(x windowed) bool { return x.id == w.id }) {
+					runs[i] = append(runs[i], w)
+				}
+			}
+			slices.SortFunc(runs[i], func(a, b windowed) int { return cmp.Compare(a.id, b.id) })
+			for _, w := range runs[i] {
+				if old, ok := best[w.id]; !ok || w.rate < old.rate {
+					best[w.id] = w
+				}
+			}
+		}
+		win := window[windowed]{size: 1 + r.IntN(20)}
+		var got []windowed
+		after, read, rows := "", 0, 0
+		for more := true; more; read++ {
+			win.begin()
+			for _, run := range runs {
+				for _, w := range run {
+					if w.id > after {
+						if rows++; !win.add(w) {
+							break
+						}
+					}
+				}
+			}
+			var all []windowed
+			all, more = win.end()
+			got = append(got, all...)
+			if len(got) > 0 {
+				after = got[len(got)-1].id
+			}
+			if read > 100 {
+				t.Fatalf("seed %d: the windows have no end", seed)
+			}
+		}
+		if len(got) != len(best) || !slices.IsSortedFunc(got, func(a, b windowed) int { return cmp.Or(cmp.Compare(a.id, b.id), 1) }) {
+			t.Fatalf("seed %d: %v, want %d in order", seed, got, len(best))
+		}
+		for _, w := range got {
+			if best[w.id] != w {
+				t.Fatalf("seed %d: %v, want %v", seed, w, best[w.id])
+			}
+		}
+	}
+}
+
+// TestAsker: questions one after another have the answers of questions alone, and cost no
+// more; but once one has met a cycle through a subtraction, those without an answer are
+// looked at twice.
+func TestAsker(t *testing.T) {
+	for seed := range uint64(300) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		m := randomModel(r, seed%3 > 0)
+		objects := randomObjects(3)
+		w := randomWorld(r, m, objects, 60)
+		sc := Scope{Reader: w, Conditions: byName{}, Time: 1000}
+		a := m.NewAsker(sc, randomSubjects[0])
+		var together, alone int
+		for range 40 {
+			o := objects[r.IntN(len(objects))]
+			typ, _ := m.Type(o.Type)
+			relation := typ.Relations[r.IntN(len(typ.Relations))].Name
+			want, spent, wantErr := m.Check(sc, Question{o, relation, randomSubjects[0]})
+			alone += spent.Rows
+			got, spent, err := a.Check(o, relation, DefaultBudget.Rows)
+			together += spent.Rows
+			if got != want || (err == nil) != (wantErr == nil) {
+				t.Fatalf("seed %d: %s#%s = %v, %v; alone %v, %v\n%s", seed, o, relation, got, err, want, wantErr, describeWorld(m, w))
+			}
+			if r.IntN(10) == 0 { // a question that fails halfway spoils none after it
+				a.Check(o, relation, 1)
+			}
+		}
+		a.Close()
+		if together > 3*alone {
+			t.Fatalf("seed %d: %d rows together, %d alone", seed, together, alone)
+		}
+	}
+}
