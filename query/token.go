@@ -65,15 +65,13 @@ func ParsePageToken(text string) (PageToken, error) {
 		return t, ErrPageToken
 	}
 	d := wire.NewDecoder(b)
-	if d.Byte() != pageTokenFormat {
-		return t, ErrPageToken
-	}
+	format := d.Byte()
 	view := d.Text(maxPageToken)
 	copy(t.Model[:], d.Raw(len(t.Model)))
 	t.Time = d.Varint()
 	copy(t.Question[:], d.Raw(len(t.Question)))
 	t.After = d.Text(maxPageToken)
-	if d.Done() != nil {
+	if d.Done() != nil || format != pageTokenFormat {
 		return PageToken{}, ErrPageToken
 	}
 	if t.View, err = ledger.ParseToken(view); err != nil {
