@@ -1,6 +1,7 @@
 package query
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"reflect"
@@ -86,20 +87,26 @@ func TestKeys(t *testing.T) {
 	}
 }
 
+// FuzzPageToken reads the bytes as a token, and as one whose check is right.
 func FuzzPageToken(f *testing.F) {
-	f.Add(testPageToken().String())
-	f.Add("")
-	f.Add("AQ")
-	f.Fuzz(func(t *testing.T, text string) {
-		token, err := ParsePageToken(text)
-		if err != nil {
-			if !errors.Is(err, ErrPageToken) || token != (PageToken{}) {
+	raw, err := base64.RawURLEncoding.DecodeString(testPageToken().String())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
+	f.Add(raw[:len(raw)-pageTokenCheck])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		sum := sha256.Sum256(raw)
+		for _, raw := range [][]byte{raw, append(raw[:len(raw):len(raw)], sum[:pageTokenCheck]...)} {
+			text := base64.RawURLEncoding.EncodeToString(raw)
+			token, err := ParsePageToken(text)
+			switch {
+			case err != nil && (!errors.Is(err, ErrPageToken) || token != PageToken{}):
 				t.Fatalf("ParsePageToken(%q) = %+v, %v", text, token, err)
+			case err == nil && token.String() != text:
+				t.Fatalf("%q reads as %+v, which is written %q", text, token, token.String())
 			}
-			return
-		}
-		if token.String() != text {
-			t.Fatalf("%q reads as %+v, which is written %q", text, token, token.String())
 		}
 	})
 }
