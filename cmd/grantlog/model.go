@@ -40,13 +40,10 @@ does not allow is ignored from here on. See "grantlog model --help" for kinds of
 		Example: `  grantlog model write model.fga --reason "add documents" --ticket ARCH-4`,
 		Args:    takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			kind, source, err := a.readModelFile(args[0])
+			// The server parses it too, with limits of its own; here an error can name the file.
+			kind, source, _, err := a.readModel(args[0], dsl.Limits{Types: model.MaxTypes})
 			if err != nil {
-				return err
-			}
-			// The server parses it too; here an error can name the file.
-			if _, err := parseModel(args[0], kind, source); err != nil {
-				return err
+				return errors.New(strings.ReplaceAll(err.Error(), "\n", "\ngrantlog: "))
 			}
 			return a.submit(cmd.Context(), &why, modelChange(kind, source))
 		},
@@ -55,23 +52,31 @@ does not allow is ignored from here on. See "grantlog model --help" for kinds of
 	return c
 }
 
+// sourceKinds are the kinds of source as messages name them.
+var sourceKinds = map[ledger.SourceKind]pb.ModelSource_Kind{
+	ledger.SourceDSL: pb.ModelSource_DSL, ledger.SourceModules: pb.ModelSource_MODULES, ledger.SourceJSON: pb.ModelSource_JSON,
+}
+
 func modelChange(kind ledger.SourceKind, source []byte) *pb.Change {
-	kinds := map[ledger.SourceKind]pb.ModelSource_Kind{
-		ledger.SourceDSL: pb.ModelSource_DSL, ledger.SourceModules: pb.ModelSource_MODULES, ledger.SourceJSON: pb.ModelSource_JSON,
-	}
-	return &pb.Change{Change: &pb.Change_WriteModel{WriteModel: &pb.ModelSource{Kind: kinds[kind], Source: string(source)}}}
+	return &pb.Change{Change: &pb.Change_WriteModel{WriteModel: &pb.ModelSource{Kind: sourceKinds[kind], Source: string(source)}}}
 }
 
 func (a *app) modelReadCommand() *cobra.Command {
-	var id string
+	var id, form string
 	c := &cobra.Command{
 		Use:   "read",
-		Short: "Print a model of the store, as it was written",
-		Long: `Prints the source of the store's newest model, or of the one with --id, as it was
-written. With -o json, its id and revision too.`,
-		Example: `  grantlog model read > model.fga`,
-		Args:    takes(),
+		Short: "Print a model of the store",
+		Long: `Prints the source of the store's newest model, or of the one with --id: as it was
+written, which of modules is one text of all files; with --form dsl as one file of the
+modeling language, without its comments, and with --form json in OpenFGA's JSON form.
+With -o json, its id and revision too.`,
+		Example: `  grantlog model read > model.fga
+  grantlog model read --form json > model.json`,
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if form != "source" && form != "dsl" && form != "json" {
+				return fmt.Errorf("--form must be source, dsl or json, not %q", form)
+			}
 			c, err := a.client()
 			if err != nil {
 				return err
@@ -86,6 +91,9 @@ written. With -o json, its id and revision too.`,
 			if err != nil {
 				return c.plain(err)
 			}
+			if err := inForm(r.GetModel().GetSource(), form); err != nil {
+				return err
+			}
 			if a.json() {
 				return a.message(r)
 			}
@@ -94,27 +102,60 @@ written. With -o json, its id and revision too.`,
 		},
 	}
 	c.Flags().StringVar(&id, "id", "", "the `ID` of the model; the newest if not given")
+	c.Flags().StringVar(&form, "form", "source", "the `form` to print it in: source, dsl or json")
 	return c
 }
 
+// inForm writes a source anew in a form that --form names.
+func inForm(s *pb.ModelSource, form string) error {
+	if form == "source" {
+		return nil
+	}
+	kind := ledger.SourceKind(0) // which no source has
+	for k, name := range sourceKinds {
+		if name == s.GetKind() {
+			kind = k
+		}
+	}
+	m, err := dsl.Parse(kind, []byte(s.GetSource()), dsl.Limits{Types: model.MaxTypes})
+	if err != nil {
+		return fmt.Errorf("this program does not understand the model: %w", err)
+	}
+	if form == "json" {
+		s.Kind, s.Source = pb.ModelSource_JSON, string(dsl.ToJSON(m))
+		return nil
+	}
+	text, err := dsl.ToDSL(m)
+	s.Kind, s.Source = pb.ModelSource_DSL, text
+	return err
+}
+
 func (a *app) modelValidateCommand() *cobra.Command {
-	return &cobra.Command{
+	var limits dsl.Limits
+	c := &cobra.Command{
 		Use:   "validate FILE",
 		Short: "Say whether a model is right, without a server",
-		Long: `Parses and validates the model in the file, and names line and column of each fault.
-See "grantlog model --help" for kinds of FILE.
+		Long: `Parses and validates the model in the file. Each mistake is one line on the standard
+error, FILE:LINE:COLUMN: MESSAGE; with -o json, all are in the one object on the standard
+output. See "grantlog model --help" for kinds of FILE.
 
 Exit status: 0 valid, 1 not valid, 2 error.`,
 		Example: `  grantlog model validate model.fga`,
 		Args:    takes("FILE"),
 		RunE: func(_ *cobra.Command, args []string) error {
-			kind, source, err := a.readModelFile(args[0])
-			if err != nil {
-				return err
+			if n := limits.Types; n < 0 || n > model.MaxTypes {
+				return fmt.Errorf("--max-types must be at most %d, is %d", model.MaxTypes, n)
 			}
-			m, err := parseModel(args[0], kind, source)
-			if err != nil {
-				return &no{err.Error()}
+			if n := limits.Source; n < 0 || n > ledger.MaxModelSource {
+				return fmt.Errorf("--max-bytes must be at most %d, which is what the log holds; is %d", ledger.MaxModelSource, n)
+			}
+			_, _, m, err := a.readModel(args[0], limits)
+			var mistakes *dsl.Errors
+			switch {
+			case errors.As(err, &mistakes):
+				return a.invalid(mistakes)
+			case err != nil:
+				return err
 			}
 			relations := 0
 			for _, t := range m.Types {
@@ -126,6 +167,55 @@ Exit status: 0 valid, 1 not valid, 2 error.`,
 			return a.facts("valid", "schema", m.Schema, "types", fmt.Sprint(len(m.Types)), "relations", fmt.Sprint(relations), "conditions", fmt.Sprint(len(m.Conditions)))
 		},
 	}
+	c.Flags().IntVar(&limits.Types, "max-types", 100, "the most `types` the model may have, at most 1000")
+	c.Flags().IntVar(&limits.Source, "max-bytes", ledger.MaxModelSource, "the most `bytes` of its source, at most 262144")
+	return c
+}
+
+// invalid prints what is wrong with a model: the answer no.
+func (a *app) invalid(mistakes *dsl.Errors) error {
+	if !a.json() {
+		fmt.Fprintln(a.stderr, mistakes) // without the program's name, so that editors find the places
+		return &no{}
+	}
+	type mistake struct {
+		File    string `json:"file"`
+		Line    int    `json:"line"` // 0 for the file as a whole
+		Col     int    `json:"col"`
+		Message string `json:"message"`
+	}
+	list := make([]mistake, len(*mistakes))
+	for i, e := range *mistakes {
+		list[i] = mistake{e.File, e.Line, e.Col, e.Message}
+	}
+	if err := a.value(map[string]any{"valid": false, "errors": list}); err != nil {
+		return err
+	}
+	return &no{}
+}
+
+// readModel reads, parses and validates a model. What is wrong with it is a
+// [*dsl.Errors], in which files have the names to open them by.
+func (a *app) readModel(name string, limits dsl.Limits) (ledger.SourceKind, []byte, *model.Model, error) {
+	kind, source, err := a.readModelFile(name)
+	var m *model.Model
+	if err == nil {
+		m, err = dsl.Parse(kind, source, limits)
+	}
+	var mistakes *dsl.Errors
+	if errors.As(err, &mistakes) {
+		for i := range *mistakes {
+			switch e := &(*mistakes)[i]; {
+			case e.File != "":
+				e.File = filepath.Join(filepath.Dir(name), filepath.FromSlash(e.File))
+			case name == "-":
+				e.File = "<stdin>"
+			default:
+				e.File = name
+			}
+		}
+	}
+	return kind, source, m, err
 }
 
 // readModelFile reads a model's source, of the kind that the file's name tells.
@@ -163,22 +253,4 @@ func joinModules(name string, mod []byte) ([]byte, error) {
 		}
 	}
 	return dsl.JoinModules(files)
-}
-
-// parseModel parses and validates a source. Each fault is one line of the error, with
-// the file's name before line and column.
-func parseModel(name string, kind ledger.SourceKind, source []byte) (*model.Model, error) {
-	m, err := dsl.Parse(kind, source, dsl.Limits{})
-	var faults *dsl.Errors
-	if !errors.As(err, &faults) {
-		return m, err
-	}
-	lines := make([]string, len(*faults))
-	for i, f := range *faults {
-		if f.File == "" {
-			f.File = name
-		}
-		lines[i] = f.Error()
-	}
-	return nil, errors.New(strings.Join(lines, "\ngrantlog: "))
 }
