@@ -39,8 +39,8 @@ func TestScenarios(t *testing.T) {
 	files := []string{*scenarioFile}
 	if *scenarioFile == "" {
 		var err error
-		if files, err = filepath.Glob("testdata/*.txt"); err != nil || len(files) == 0 {
-			t.Fatalf("no scenario files in testdata: %v", err)
+		if files, err = filepath.Glob("testdata/*.txt"); err != nil || len(files) < 12 {
+			t.Fatalf("only %d scenario files in testdata: %v", len(files), err)
 		}
 	}
 	for _, file := range files {
@@ -355,8 +355,9 @@ type asking struct {
 	lines    []string        // of the input, but for what is given
 	state    querytest.State // as the oracle takes it
 	live     []decide.Version
-	// refused says that what is given is not allowed, so that no question may be answered.
-	refused bool
+	programs *dsl.Programs
+	// Of what is given, this is not allowed, so that no question may be answered.
+	illContextual, illContext bool
 }
 
 // ask answers a question at a revision (0: the one it names, or else the newest).
@@ -397,11 +398,10 @@ func (s *scenario) ask(d *datadriven.TestData, at ledger.Revision, now int64) (s
 	if text, err := a.readGiven(); text != "" || err != nil {
 		return text, at, err
 	}
-	programs, err := dsl.NewPrograms(a.state.Model)
-	if err != nil {
+	if a.programs, err = dsl.NewPrograms(a.state.Model); err != nil {
 		return "", at, err
 	}
-	a.state.Holds = programs.Conditions(a.given.Context, now).Holds
+	a.giveContext(a.given.Context)
 	text, err := verbs()[d.Cmd].ask(a)
 	return text, at, err
 }
@@ -439,23 +439,31 @@ func (a *asking) readGiven() (string, error) {
 			condition, known := a.state.Model.Condition(c.Condition)
 			if c.Context.Kind != model.NullValue && known {
 				typed, err := condition.TypeContext(c.Context)
-				a.refused = a.refused || err != nil
+				a.illContextual = a.illContextual || err != nil
 				g.Context = model.AppendContext(nil, typed)
 			}
-			a.refused = a.refused || seen[c.Tuple] || !a.allowed(c.Tuple, c.Condition) || c.Context.Kind != model.NullValue && !known
+			a.illContextual = a.illContextual || seen[c.Tuple] || !a.allowed(c.Tuple, c.Condition) || c.Context.Kind != model.NullValue && !known
 			seen[c.Tuple] = true
 			a.state.Grants[c.Tuple] = g
 		default:
 			a.lines = append(a.lines, text)
 		}
 	}
-	if k := a.given.Context.Kind; len(a.given.Contextual) > query.MaxContextual || k != model.NullValue && k != model.MapValue {
-		a.refused = true
-	}
+	a.illContextual = a.illContextual || len(a.given.Contextual) > query.MaxContextual
 	if len(a.lines) > 0 && a.Cmd != "check" {
 		return "", fmt.Errorf("%s takes no line %q", a.Cmd, a.lines[0])
 	}
 	return "", nil
+}
+
+// refused reports whether what is given is not allowed, whatever is asked.
+func (a *asking) refused() bool { return a.illContextual || a.illContext }
+
+// giveContext makes a context that of the question.
+func (a *asking) giveContext(context model.Value) {
+	a.given.Context = context
+	a.illContext = context.Kind != model.NullValue && context.Kind != model.MapValue
+	a.state.Holds = a.programs.Conditions(context, a.state.Time).Holds
 }
 
 // allowed reports whether the model allows a grant in this shape.
@@ -582,13 +590,20 @@ func (a *asking) check() (string, error) {
 	var questions []query.Question
 	texts := make(map[int]string) // of lines that are no tuple
 	for i, line := range a.lines {
-		t, err := tuple.Parse(line)
+		text, own, has := strings.Cut(line, " context ")
+		t, err := tuple.Parse(text)
 		if err != nil {
-			texts[i] = fmt.Sprintf("error %s: %v\n", line, err)
+			texts[i] = fmt.Sprintf("error %s: %v\n", text, err)
 			continue
 		}
 		a.scenario.name(t)
-		questions = append(questions, query.Question{Tuple: t, Given: a.given})
+		q := query.Question{Tuple: t, Given: a.given}
+		if has {
+			if q.Context, err = model.ParseJSON([]byte(own)); err != nil {
+				return "", fmt.Errorf("%q: %w", line, err)
+			}
+		}
+		questions = append(questions, q)
 	}
 	results, err := a.CheckAll(context.Background(), questions)
 	if err != nil {
@@ -602,6 +617,7 @@ func (a *asking) check() (string, error) {
 		q, batched := questions[0], results[0]
 		questions, results = questions[1:], results[1:]
 		t := q.Tuple
+		a.giveContext(q.Context)
 		got, err := a.Check(context.Background(), q)
 		path, pathErr := a.Path(context.Background(), q)
 		if got.Allowed != batched.Allowed || (err == nil) != (batched.Err == nil) {
@@ -611,7 +627,7 @@ func (a *asking) check() (string, error) {
 			return "", fmt.Errorf("%s: alone %v (%v), with its path %v (%v)", t, got.Allowed, err, path.Allowed, pathErr)
 		}
 		kind := model.Kind{Type: t.Subject.Type, Relation: t.Subject.Relation}
-		refused := a.refused || a.relation(t.Object.Type, t.Relation) == nil || !a.hasKind(kind)
+		refused := a.refused() || a.relation(t.Object.Type, t.Relation) == nil || !a.hasKind(kind)
 		var budget *model.BudgetError
 		if refused || errors.As(err, &budget) {
 			if _, err := judged(err, refused); err != nil {
@@ -660,7 +676,7 @@ func (a *asking) listObjects(s tuple.Subject, typ, relation string, page int) (s
 	list, err := a.paged(page, func(after string) iter.Seq2[model.Item, error] {
 		return a.ListObjects(context.Background(), query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ, Given: a.given}, after)
 	})
-	refused := a.refused || a.relation(typ, relation) == nil || !a.hasKind(model.Kind{Type: s.Type, Relation: s.Relation})
+	refused := a.refused() || a.relation(typ, relation) == nil || !a.hasKind(model.Kind{Type: s.Type, Relation: s.Relation})
 	text, wrong := judged(err, refused)
 	if wrong != nil || err != nil {
 		return list.text(model.Kind{Type: typ}, text), wrong
@@ -693,12 +709,12 @@ func (a *asking) listSubjects(k model.Kind, o tuple.Object, relation string, pag
 	var invalid *query.InvalidError
 	if errors.As(err, &invalid) && invalid.Field == "kind" && !refused {
 		// No subject of the kind could hold the relation, so none may.
-		if text := answers().WrongSubjects(o, relation, k, nil); text != "" && !a.refused {
+		if text := answers().WrongSubjects(o, relation, k, nil); text != "" && !a.refused() {
 			return "", fmt.Errorf("%w, but %s", err, text)
 		}
 		return "error: " + err.Error() + "\n", nil
 	}
-	text, wrong := judged(err, refused || a.refused)
+	text, wrong := judged(err, refused || a.refused())
 	if wrong != nil || err != nil {
 		return list.text(k, text), wrong
 	}
@@ -794,7 +810,7 @@ func (a *asking) relations() (string, error) {
 	}
 	held, err := a.ListRelations(context.Background(), subject, object, names, a.given)
 	kind := model.Kind{Type: subject.Type, Relation: subject.Relation}
-	refused := a.refused || !a.hasKind(model.Kind{Type: object.Type}) || !a.hasKind(kind)
+	refused := a.refused() || !a.hasKind(model.Kind{Type: object.Type}) || !a.hasKind(kind)
 	for i, name := range names {
 		refused = refused || a.relation(object.Type, name) == nil || slices.Contains(names[:i], name)
 	}
@@ -842,7 +858,7 @@ func (a *asking) expand() (string, error) {
 	a.scenario.names[object] = true
 	relation := a.text("relation")
 	tree, err := a.Expand(context.Background(), object, relation, levels, a.given)
-	refused := a.refused || a.relation(object.Type, relation) == nil || levels < 1 || levels > query.MaxLevels
+	refused := a.refused() || a.relation(object.Type, relation) == nil || levels < 1 || levels > query.MaxLevels
 	if text, err := judged(err, refused); text != "" || err != nil {
 		return text, err
 	}
@@ -976,8 +992,9 @@ func (a *asking) read() (string, error) {
 		}
 		for g, err := range a.Tuples(context.Background(), f, after) {
 			if err != nil {
-				refused := errors.As(err, new(*query.InvalidError)) && len(a.matching(f)) == 0
-				return judged(err, refused)
+				// A filter is refused if nothing could match it, or if it is half of one.
+				half := f.Relation != "" && f.Object.Type == ""
+				return judged(err, half || errors.As(err, new(*query.InvalidError)) && len(a.matching(f)) == 0)
 			}
 			if more = size > 0 && n == size; more {
 				out.WriteString("--\n")
