@@ -292,7 +292,7 @@ func TestCancelledLists(t *testing.T) {
 		}
 		w.grant(tuples...)
 	}
-	for i := range 100 {
+	for i := range 40 {
 		c := &ledger.Command{Store: w.store}
 		for j := range 1000 {
 			c.Changes = append(c.Changes, ledger.Change{Kind: ledger.Grant, Tuple: parse(t, fmt.Sprintf("folder:dead#viewer@user:%d-%d", i, j)), Grant: model.Grant{ExpiresAt: start + 1<<40}})

@@ -388,7 +388,7 @@ func (s *Server) listRelations(ctx context.Context, req *pb.ListRelationsRequest
 	}
 	for i, r := range req.Relations {
 		if err := tuple.ValidateRelation("relation", r); err != nil {
-			return nil, ledger.TupleRejection(fmt.Sprintf("relations[%d]", i), err)
+			return nil, partRejection(fmt.Sprintf("relations[%d]", i), "relation", err)
 		}
 	}
 	given, err := readGiven(req.Contextual, req.Context)
