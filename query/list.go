@@ -200,9 +200,9 @@ type Granted struct {
 }
 
 // Tuples yields the granted tuples that f matches, after the given one unless it is
-// zero, each once, in order: that of [tuple.Tuple.Compare], but if f names a subject and
-// no object, by object type, relation and object id. Conditions are not run, and
-// contextual tuples are not granted, so none can be given.
+// zero, each once, in order: that of [tuple.Tuple.Compare]; but if f has a kind and no id
+// of an object, by subject type, relation and id, then by object type, relation and id.
+// Conditions are not run, and contextual tuples are not granted, so none can be given.
 //
 // A failure is yielded once, as the last element: an [*InvalidError] for a filter that
 // names what the model does not have, or that no tuple could match; a
@@ -290,7 +290,11 @@ func (a *Asking) validFilter(f *Filter) error {
 			return nil
 		}
 	}
-	return invalid("subject", "relation %+q of type %+q may not be granted to %s", f.Relation, f.Object.Type, kindText(*f.Kind))
+	kind := kindText(*f.Kind)
+	if f.Subject == tuple.Wildcard {
+		kind += ":" + tuple.Wildcard
+	}
+	return invalid("subject", "relation %+q of type %+q may not be granted to %s", f.Relation, f.Object.Type, kind)
 }
 
 // prefix returns what the keys of the tuples that f matches have in common.

@@ -2023,8 +2023,8 @@ func (x *ReadTuplesRequest) GetPageToken() string {
 // ReadTuplesResponse is a page of granted tuples.
 type ReadTuplesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The tuples, by object, relation and subject; if the filter names a subject and no
-	// object, by type of object, relation and object.
+	// The tuples, by object, relation and subject; if the filter has a subject or a kind of
+	// subject and no id of an object, by subject, then by type of object, relation and id.
 	Tuples []*GrantedTuple `protobuf:"bytes,1,rep,name=tuples,proto3" json:"tuples,omitempty"`
 	// Continues after this page; empty: there is no more.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
