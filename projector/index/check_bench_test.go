@@ -58,46 +58,73 @@ func (s *checkStore) member(group, n int) tuple.Tuple {
 
 const membersPerGroup = 15
 
-func newCheckStore(b *testing.B) *checkStore {
+// A benchLog folds commands straight into an index on disk.
+type benchLog struct {
+	b   *testing.B
+	x   *index.Index
+	seq uint64
+}
+
+func newBenchLog(b *testing.B) *benchLog {
 	x, err := index.Open(index.Options{Dir: b.TempDir(), CacheBytes: 1 << 30})
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { x.Close() })
-	s := &checkStore{x: x, id: ledger.NewID(), documents: *checkTuples / 5}
+	return &benchLog{b: b, x: x}
+}
+
+// createStore makes a store with a model.
+func (l *benchLog) createStore(source string) ledger.ID {
+	id := ledger.NewID()
+	m, err := dsl.Compile(ledger.SourceDSL, []byte(source), dsl.Limits{})
+	if err != nil {
+		l.b.Fatal(err)
+	}
+	l.fold(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: id, Name: "bench", Admin: "root"})
+	l.fold(id, ledger.Change{Kind: ledger.WriteModel, Model: m})
+	return id
+}
+
+// fold decides one command, which must be applied, and returns its revision.
+func (l *benchLog) fold(store ledger.ID, changes ...ledger.Change) ledger.Revision {
+	c := &ledger.Command{ID: ledger.NewUUID(), Store: store, Changes: changes}
+	batch := l.x.NewBatch()
+	in := decide.Input{Kind: ledger.EdgeSubject, Origin: ledger.Origin{Actor: "root", Attester: "bench", Method: ledger.MethodNone},
+		Raw: ledger.AppendCommand(nil, c), Time: int64(l.seq) + 1, Version: ledger.FoldVersion}
+	records, err := decide.Decide(batch, in)
+	if err != nil {
+		l.b.Fatal(err)
+	}
+	var last ledger.Revision
+	for _, r := range records {
+		if r.Outcome.Kind != ledger.Applied {
+			l.b.Fatal(r.Outcome.Rejection)
+		}
+		if last, _, err = batch.Append(r, in.Origin, in.Raw, in.Version); err != nil {
+			l.b.Fatal(err)
+		}
+	}
+	l.seq++
+	if err := batch.Commit(ledger.Position{Seq: l.seq}); err != nil {
+		l.b.Fatal(err)
+	}
+	return last
+}
+
+func (l *benchLog) parse(text string) tuple.Tuple {
+	t, err := tuple.Parse(text)
+	if err != nil {
+		l.b.Fatal(err)
+	}
+	return t
+}
+
+func newCheckStore(b *testing.B) *checkStore {
+	l := newBenchLog(b)
+	s := &checkStore{x: l.x, id: l.createStore(checkModel), documents: *checkTuples / 5}
 	s.groups = s.documents * 3 / membersPerGroup
 	s.revision = make([]ledger.Revision, s.documents)
-	m, err := dsl.Compile(ledger.SourceDSL, []byte(checkModel), dsl.Limits{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	var seq uint64
-	fold := func(store ledger.ID, changes ...ledger.Change) ledger.Revision {
-		c := &ledger.Command{ID: ledger.NewUUID(), Store: store, Changes: changes}
-		batch := x.NewBatch()
-		in := decide.Input{Kind: ledger.EdgeSubject, Origin: ledger.Origin{Actor: "root", Attester: "bench", Method: ledger.MethodNone},
-			Raw: ledger.AppendCommand(nil, c), Time: int64(seq) + 1, Version: ledger.FoldVersion}
-		records, err := decide.Decide(batch, in)
-		if err != nil {
-			b.Fatal(err)
-		}
-		var last ledger.Revision
-		for _, r := range records {
-			if r.Outcome.Kind != ledger.Applied {
-				b.Fatal(r.Outcome.Rejection)
-			}
-			if last, _, err = batch.Append(r, in.Origin, in.Raw, in.Version); err != nil {
-				b.Fatal(err)
-			}
-		}
-		seq++
-		if err := batch.Commit(ledger.Position{Seq: seq}); err != nil {
-			b.Fatal(err)
-		}
-		return last
-	}
-	fold(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: s.id, Name: "bench", Admin: "root"})
-	fold(s.id, ledger.Change{Kind: ledger.WriteModel, Model: m})
 	order := rand.New(rand.NewPCG(1, 1)).Perm(s.documents)
 	var changes []ledger.Change
 	grant := func(t tuple.Tuple) { changes = append(changes, ledger.Change{Kind: ledger.Grant, Tuple: t}) }
@@ -108,7 +135,7 @@ func newCheckStore(b *testing.B) *checkStore {
 			grant(s.owner(i))
 			grant(s.viewers(i))
 		}
-		rev := fold(s.id, changes...)
+		rev := l.fold(s.id, changes...)
 		for _, i := range order[:n] {
 			s.revision[i] = rev
 		}
@@ -121,9 +148,9 @@ func newCheckStore(b *testing.B) *checkStore {
 				grant(s.member(group, n))
 			}
 		}
-		fold(s.id, changes...)
+		l.fold(s.id, changes...)
 	}
-	if err := x.Settle(b.Context()); err != nil {
+	if err := s.x.Settle(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 	return s
