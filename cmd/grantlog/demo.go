@@ -124,7 +124,7 @@ func (t *tour) take(ctx context.Context) error {
 	if err := t.load(ctx); err != nil {
 		return fmt.Errorf("load the sample company: %w", err)
 	}
-	for _, step := range []func(context.Context) error{t.allowed, t.denied, t.unanswered, t.expires, t.revoked, t.outcomes, t.entries} {
+	for _, step := range []func(context.Context) error{t.allowed, t.denied, t.unanswered, t.lists, t.expires, t.revoked, t.outcomes, t.entries} {
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
 		}
@@ -249,6 +249,22 @@ func (t *tour) allowed(ctx context.Context) error {
 		return err
 	}
 	return t.path(ctx, args)
+}
+
+func (t *tour) lists(ctx context.Context) error {
+	t.step("What somebody may, and who may something", `A list has exactly what a check of each item would allow, and all of it.
+`)
+	for _, args := range [][]string{
+		{"list", "objects", tourUser, "can_deploy", "environment"},
+		{"list", "subjects", "user", "can_deploy", tourEnvironment, "--page-size", "4"},
+		{"list", "relations", tourUser, tourEnvironment},
+		{"expand", "can_deploy", tourEnvironment, "--levels", "3"},
+	} {
+		if err := t.run(ctx, statusYes, args...); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // path prints the steps by which a check is allowed.
