@@ -629,7 +629,7 @@ func (s *search) follow(p *plan, o tuple.Object, set *plan, n *node) (bool, erro
 				return false, s.fatal
 			}
 			if allowed && h.err == nil {
-				s.hops = s.hops[:base]
+				s.drop(base)
 				return true, nil
 			}
 			if allowed || err != nil {
@@ -637,7 +637,7 @@ func (s *search) follow(p *plan, o tuple.Object, set *plan, n *node) (bool, erro
 			}
 			s.keep(mark, false)
 		}
-		s.hops = s.hops[:base]
+		s.drop(base)
 	}
 	return false, failed
 }
@@ -666,6 +666,14 @@ func (s *search) addHop(subject tuple.Subject, g Grant) bool {
 		return s.note(hopBytes + len(subject.ID))
 	}
 	return true
+}
+
+// drop forgets the hops from base on.
+func (s *search) drop(base int) {
+	for i := range s.hops[base:] {
+		s.note(-hopBytes - len(s.hops[base+i].subject.ID))
+	}
+	s.hops = s.hops[:base]
 }
 
 // hop asks p on an object that a grant leads to.

@@ -130,7 +130,7 @@ func (g *grounding) rule(a *groundAtom, n *node) groundRule {
 				step.Tuple = tuple.Tuple{Object: a.object, Relation: set.name, Subject: h.subject}
 				g.edge(&r, g.atom(t.plan, h.subject.Object(), a.depth+1), h.err, step)
 			}
-			g.hops = g.hops[:0]
+			g.drop(0)
 		}
 	default:
 		for i := range n.children {

@@ -126,49 +126,94 @@ func TestListRows(t *testing.T) {
 	}
 }
 
-// TestListHostile asks for what costs too much: each ends the same way every time.
-func TestListHostile(t *testing.T) {
+// hostileWorlds are made to cost much: chains of 1,000 groups and of 1,000 folders; a group
+// of 100,000, in 100,000 groups; and 300 groups, each in each.
+func hostileWorlds(t testing.TB) (deep, wide, dense *mem) {
+	deep, dense = newMem(), newMem()
+	for i := range 1000 {
+		deep.read(t, fmt.Sprintf("group:%d#member@group:%d#member", i, i+1), fmt.Sprintf("folder:%d#parent@folder:%d", i, i+1))
+	}
+	deep.read(t, "group:1000#member@user:ann", "folder:1000#viewer@user:ann")
+	wide = newMem().fill(t, "group:wide#member@user:%d", 100_000).fill(t, "group:%d#member@group:wide#member", 100_000).
+		fill(t, "group:huge#member@group:%d#member", 100_000).read(t, "group:wide#member@user:ann")
+	for i := range 300 {
+		for j := range 300 {
+			dense.read(t, fmt.Sprintf("group:%d#member@group:%d#member", i, j))
+		}
+	}
+	dense.read(t, "group:0#member@user:ann", "doc:x#viewer@group:7#member")
+	return deep, wide, dense
+}
+
+// TestCheckHostile asks for what costs too much: each ends the same way every time.
+func TestCheckHostile(t *testing.T) {
 	m := listModel(t)
-	chain := func(w *mem) {
-		for i := range 1000 {
-			w.read(t, fmt.Sprintf("group:%d#member@group:%d#member", i, i+1), fmt.Sprintf("folder:%d#parent@folder:%d", i, i+1))
-		}
-		w.read(t, "group:1000#member@user:ann", "folder:1000#viewer@user:ann")
-	}
-	wide := func(w *mem) {
-		w.fill(t, "group:wide#member@user:%d", 100_000).fill(t, "group:%d#member@group:wide#member", 100_000).read(t, "group:wide#member@user:ann")
-	}
-	dense := func(w *mem) {
-		for i := range 300 {
-			for j := range 300 {
-				w.read(t, fmt.Sprintf("group:%d#member@group:%d#member", i, j))
-			}
-		}
-		w.read(t, "group:0#member@user:ann", "doc:x#viewer@group:7#member")
-	}
+	deep, wide, dense := hostileWorlds(t)
 	for _, tt := range []struct {
 		name   string
-		world  func(*mem)
+		world  *mem
+		ask    string
+		budget Budget
+		want   string // allowed, denied, or what of a BudgetError
+	}{
+		{"deep groups", deep, "group:0#member@user:ann", Budget{}, "depth"},
+		{"deep folders", deep, "folder:0#viewer@user:ann", Budget{}, "depth"},
+		{"deep enough", deep, "group:0#member@user:ann", Budget{Depth: 1000}, "allowed"},
+		{"a group of 100,000", wide, "group:wide#member@user:ann", Budget{}, "allowed"},
+		{"a group of 100,000 that one is not in", wide, "group:wide#member@user:bob", Budget{}, "denied"},
+		{"a group of 100,000 groups", wide, "group:huge#member@user:bob", Budget{}, "rows"},
+		{"a group of 100,000 groups, little memory", wide, "group:huge#member@user:bob", Budget{Memory: 1 << 20}, "memory"},
+		{"every group in every group", dense, "doc:x#viewer@user:ann", Budget{}, "allowed"},
+		{"every group in every group, of somebody else", dense, "doc:x#viewer@user:bob", Budget{}, "rows"},
+		{"every group in every group, with room to go round", dense, "doc:x#viewer@user:bob", Budget{Depth: 1000, Rows: 300_000}, "denied"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w, ask := tt.world, parse(t, tt.ask)
+			var first Spent
+			for i := range 3 {
+				allowed, spent, err := m.Check(Scope{Reader: w, Budget: tt.budget}, Question{ask.Object, ask.Relation, ask.Subject})
+				got := map[bool]string{true: "allowed", false: "denied"}[allowed]
+				var budget *BudgetError
+				if errors.As(err, &budget) {
+					got = budget.What
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				if got != tt.want || i > 0 && spent != first {
+					t.Fatalf("%s, %+v, %v; want %s, before %+v", got, spent, err, tt.want, first)
+				}
+				first = spent
+			}
+		})
+	}
+}
+
+// TestListHostile is TestCheckHostile for lists.
+func TestListHostile(t *testing.T) {
+	m := listModel(t)
+	deep, wide, dense := hostileWorlds(t)
+	for _, tt := range []struct {
+		name   string
+		world  *mem
 		list   lister
 		budget Budget
 		what   string // of the BudgetError, "" for an answer
 		items  int
 	}{
-		{"deep groups", chain, objectsOf("user:ann", "group", "member"), Budget{}, "depth", 0},
-		{"deep folders", chain, objectsOf("user:ann", "folder", "viewer"), Budget{}, "depth", 0},
-		{"deep enough", chain, objectsOf("user:ann", "folder", "viewer"), Budget{Depth: 1000}, "", 1001},
-		{"deep, of subjects", chain, subjectsOf("group:0", "member", Kind{Type: "user"}), Budget{}, "depth", 0},
+		{"deep groups", deep, objectsOf("user:ann", "group", "member"), Budget{}, "depth", 0},
+		{"deep folders", deep, objectsOf("user:ann", "folder", "viewer"), Budget{}, "depth", 0},
+		{"deep enough", deep, objectsOf("user:ann", "folder", "viewer"), Budget{Depth: 1000}, "", 1001},
+		{"deep, of subjects", deep, subjectsOf("group:0", "member", Kind{Type: "user"}), Budget{}, "depth", 0},
 		{"a group of 100,000", wide, subjectsOf("group:wide", "member", Kind{Type: "user"}), Budget{}, "", 100_001},
 		{"a group of 100,000, few rows", wide, subjectsOf("group:wide", "member", Kind{Type: "user"}), Budget{Rows: 5000}, "rows", -1},
-		{"in 100,000 groups", wide, objectsOf("user:ann", "group", "member"), Budget{}, "", 100_001},
+		{"in 100,000 groups", wide, objectsOf("user:ann", "group", "member"), Budget{}, "", 100_002},
 		{"in 100,000 groups, little memory", wide, objectsOf("user:ann", "group", "member"), Budget{Memory: 1 << 20}, "memory", 0},
 		{"every group in every group", dense, objectsOf("user:ann", "group", "member"), Budget{}, "", 300},
 		{"every group in every group, of subjects", dense, subjectsOf("doc:x", "viewer", Kind{Type: "user"}), Budget{}, "", 1},
 		{"every group in every group, few rows", dense, subjectsOf("doc:x", "viewer", Kind{Type: "user"}), Budget{Rows: 1000}, "rows", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			w := newMem()
-			tt.world(w)
+			w := tt.world
 			var first Spent
 			var ended string
 			for i := range 3 {

@@ -211,7 +211,7 @@ func (w *subjectWalk) follow(v *visit, set *plan, t *target, duties *objectDuty,
 			return
 		}
 	}
-	w.hops = w.hops[:base]
+	w.drop(base)
 }
 
 // operand returns the operand of an intersection that is read with the fewest rows, of
