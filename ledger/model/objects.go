@@ -373,10 +373,10 @@ func (w *objectWalk) judge(p *plan, f *found) (bool, error) {
 }
 
 // fulfils reports whether all duties are so on an object. Those that have no answer are not.
-func (w *search) fulfils(d *duty, o tuple.Object) bool {
+func (s *search) fulfils(d *duty, o tuple.Object) bool {
 	for ; d != nil; d = d.and {
-		allowed, err := w.eval(d.plan, o, d.node)
-		if w.fatal != nil || err != nil || allowed == d.not {
+		allowed, err := s.eval(d.plan, o, d.node)
+		if s.fatal != nil || err != nil || allowed == d.not {
 			return false
 		}
 	}
