@@ -132,6 +132,16 @@ func (m *meter) look() bool {
 	return true
 }
 
+// pollEvery is how many steps that read nothing are taken between two calls of Stop.
+const pollEvery = 1 << 14
+
+// poll calls Stop, for work that reads nothing.
+func (m *meter) poll() {
+	if m.stop != nil && m.fatal == nil {
+		m.fatal = m.stop(m.spent)
+	}
+}
+
 // hold counts n more bytes of memory, and reports whether the question may go on.
 func (m *meter) hold(n int) bool {
 	m.held += n

@@ -124,8 +124,9 @@ func (m *Model) plan(typ, relation string) (*plan, error) {
 }
 
 // An Asker answers questions about one subject, one after another. What it found for
-// one it knows for the next; only what is not known yet costs anything. Used by one
-// goroutine; Close ends it.
+// one it knows for the next; only what is not known yet costs anything. So it may answer
+// what alone would be too deep or cost too much; any other answer is that of the question
+// alone. Used by one goroutine; Close ends it.
 type Asker struct {
 	model  *Model
 	search *search
@@ -206,7 +207,7 @@ type search struct {
 	nums    int32             // the last number given
 	context int32             // 0, or the subtracted side that is being answered
 	sides   int32             // the last context given
-	cyclic  bool              // a part was met through a subtraction
+	cyclic  bool              // a part was met through a subtraction, for this question
 
 	hops  []hop                           // what scans found and is not yet asked, a stack
 	set   *Relation                       // the relation whose grants are being scanned
@@ -229,6 +230,7 @@ type part struct {
 	allowed bool
 	err     error
 	deep    bool  // err may be for want of depth: it counts at this depth or more alone
+	cyclic  bool  // err may be for what was met again through a subtraction
 	depth   int   // where it was answered
 	context int32 // where it was answered
 	num     int32 // order in which parts were begun
@@ -287,7 +289,9 @@ func (s *search) release() {
 // forget makes s know nothing of what it was asked before.
 func (s *search) forget() {
 	s.held -= s.used
-	clear(s.find)
+	if clear(s.find); len(s.parts) > 4096 {
+		s.find = nil // to clear a map costs what it has ever held
+	}
 	*s = search{
 		reader: s.reader, conditions: s.conditions, subject: s.subject, time: s.time, trace: s.trace, meter: s.meter, own: s.own,
 		parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], items: s.items[:0], row: s.row, top: -1,
@@ -316,6 +320,7 @@ const (
 
 // answerTo answers whether the subject holds p on o, as a question of its own.
 func (s *search) answerTo(p *plan, o tuple.Object) (bool, error) {
+	s.cyclic = false
 	allowed, err := s.ask(p, o)
 	if err != nil && s.cyclic && s.fatal == nil {
 		allowed, err = s.ground(p, o)
@@ -379,6 +384,7 @@ func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
 	}
 	if e.state != stateNone && (e.err == nil || !e.deep || s.depth >= e.depth) {
 		s.uses(e.low, e.deep)
+		s.cyclic = s.cyclic || e.cyclic
 		s.refer(id, e.allowed)
 		return e.allowed, e.err
 	}
@@ -411,7 +417,7 @@ func (s *search) answer(id int32) (bool, error) {
 	}
 	e = &s.parts[id] // parts may have moved
 	e.allowed, e.err = allowed, err
-	e.deep = e.deep && err != nil
+	e.deep, e.cyclic = e.deep && err != nil, s.cyclic && err != nil
 	switch head := e.low >= e.num; {
 	case allowed:
 		s.settle(begun, stateNone, stateNone)

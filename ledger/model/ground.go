@@ -229,6 +229,9 @@ func (g *grounding) cause(certain, possible []bool) error {
 	}
 	todo, seen := []int32{0}, map[int32]bool{0: true}
 	for i := 0; i < len(todo); i++ {
+		if !g.spend(1) {
+			return g.fatal
+		}
 		if err := visit(todo[i], &g.atoms[todo[i]].rule, false); err != nil {
 			return err
 		}
@@ -239,20 +242,64 @@ func (g *grounding) cause(certain, possible []bool) error {
 			}
 		}
 	}
+	together := g.together(needs, len(todo))
+	if g.fatal != nil {
+		return g.fatal
+	}
 	for _, from := range todo { // the nearest first
 		for _, n := range needs[from] {
-			if n.subtracted {
-				if parts := g.cycle(needs, from, n); parts != nil {
-					return &CycleError{parts}
-				}
+			if n.subtracted && together[from] == together[n.atom] {
+				return &CycleError{g.cycle(needs, from, n)}
 			}
 		}
 	}
 	panic("model: undecided without a cause")
 }
 
-// cycle returns the shortest way from an atom by one that it needs back to itself, nil
-// if there is none.
+// together numbers the atoms, so that those have one number that need each other, at any
+// distance: Tarjan's algorithm, with a stack of its own.
+func (g *grounding) together(needs map[int32][]groundNeed, n int) map[int32]int {
+	type frame struct {
+		atom int32
+		next int // of its needs
+	}
+	number, low, of := make(map[int32]int, n), make(map[int32]int, n), make(map[int32]int, n)
+	var stack []int32
+	frames := []frame{{atom: 0}}
+	for len(frames) > 0 && g.spend(1) {
+		f := &frames[len(frames)-1]
+		if f.next == 0 && number[f.atom] == 0 {
+			number[f.atom] = len(number) + 1
+			low[f.atom] = number[f.atom]
+			stack = append(stack, f.atom)
+		}
+		if f.next < len(needs[f.atom]) {
+			to := needs[f.atom][f.next].atom
+			f.next++
+			if number[to] == 0 {
+				frames = append(frames, frame{atom: to})
+			} else if _, done := of[to]; !done {
+				low[f.atom] = min(low[f.atom], number[to])
+			}
+			continue
+		}
+		at := f.atom
+		frames = frames[:len(frames)-1]
+		if len(frames) > 0 {
+			above := frames[len(frames)-1].atom
+			low[above] = min(low[above], low[at])
+		}
+		if low[at] == number[at] {
+			for of[at] == 0 {
+				of[stack[len(stack)-1]] = number[at]
+				stack = stack[:len(stack)-1]
+			}
+		}
+	}
+	return of
+}
+
+// cycle returns the shortest way from an atom by one that it needs back to itself.
 func (g *grounding) cycle(needs map[int32][]groundNeed, from int32, by groundNeed) []CyclePart {
 	type stop struct {
 		before int32
@@ -262,6 +309,7 @@ func (g *grounding) cycle(needs map[int32][]groundNeed, from int32, by groundNee
 	for todo := []int32{by.atom}; len(todo) > 0; {
 		at := todo[0]
 		todo = todo[1:]
+		g.spend(1)
 		if at == from {
 			var parts []CyclePart
 			for s := came[at]; ; s = came[s.before] {
@@ -280,7 +328,7 @@ func (g *grounding) cycle(needs map[int32][]groundNeed, from int32, by groundNee
 			}
 		}
 	}
-	return nil
+	panic("model: no way back on a cycle")
 }
 
 // tell adds the steps by which an atom is certain to the items. An atom stands on

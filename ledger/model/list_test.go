@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
 )
@@ -264,6 +266,115 @@ type windowed struct {
 func (w windowed) name() string { return w.id }
 func (w windowed) rank() int    { return w.rate }
 
+// TestMergeReads: runs that have nothing in a window are not read for it.
+func TestMergeReads(t *testing.T) {
+	const many = 20_000
+	m := listModel(t)
+	w := newMem().fill(t, "group:%d#member@user:ann", many).fill(t, "doc:%d#b@group:%d#member", many)
+	n := 0
+	spent, err := objectsOf("user:ann", "doc", "b")(m, Scope{Reader: w}, "", func(Item) bool { n++; return true })
+	if err != nil || n != many || spent.Rows > 9*many { // two for a group, for its set and its run, and again for some
+		t.Errorf("%d items, %+v, %v; want %d of as many runs", n, spent, err, many)
+	}
+}
+
+// TestManyOperands: intersections within each other, and of very many operands, cost rows
+// and memory that the budget sees, and nothing else.
+func TestManyOperands(t *testing.T) {
+	user, member := Direct{Type: "user"}, Direct{Type: "group", Relation: "member"}
+	doc := Type{Name: "doc", Relations: []Relation{
+		{Name: "a", Rule: Rule{Op: This}, Direct: []Direct{user, {Type: "user", Wildcard: true}, member}},
+		{Name: "b", Rule: Rule{Op: This}, Direct: []Direct{user, member}},
+		{Name: "parent", Rule: Rule{Op: This}, Direct: []Direct{{Type: "doc"}}},
+		{Name: "r0", Rule: Rule{Op: Intersect, Children: []Rule{computed("a"), computed("b")}}},
+	}}
+	for i := 1; i <= 60; i++ {
+		doc.Relations = append(doc.Relations, Relation{Name: fmt.Sprint("r", i), Rule: Rule{Op: Intersect, Children: []Rule{computed(fmt.Sprint("r", i-1)), computed("b")}}})
+	}
+	many := Rule{Op: Intersect}
+	for range 3000 {
+		many.Children = append(many.Children, computed("a"))
+	}
+	doc.Relations = append(doc.Relations, Relation{Name: "many", Rule: many},
+		Relation{Name: "above", Rule: Rule{Op: From, Relation: "many", Tupleset: "parent"}})
+	m := &Model{Schema: "1.1", Types: []Type{{Name: "user"}, {Name: "group", Relations: []Relation{{Name: "member", Rule: Rule{Op: This}, Direct: []Direct{user, member}}}}, doc}}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	w := newMem().fill(t, "doc:%d#a@user:ann", 40).fill(t, "doc:%d#b@user:ann", 40).fill(t, "doc:%d#a@user:*", 40).
+		fill(t, "doc:x#parent@doc:%d", 20).fill(t, "doc:000001#a@user:%d", 20)
+	for _, tt := range []struct {
+		name   string
+		list   lister
+		budget Budget
+		items  int // -1 if the budget ends it
+	}{
+		{"nested", objectsOf("user:ann", "doc", "r60"), Budget{}, 40},
+		{"nested, in few rows", objectsOf("user:ann", "doc", "r60"), Budget{Rows: 20}, -1},
+		{"nested, of subjects", subjectsOf("doc:000001", "r60", Kind{Type: "user"}), Budget{}, 1},
+		{"many", objectsOf("user:ann", "doc", "many"), Budget{}, 40},
+		{"many, of subjects", subjectsOf("doc:000001", "many", Kind{Type: "user"}), Budget{}, 22},
+		{"many, of subjects of many", subjectsOf("doc:x", "above", Kind{Type: "user"}), Budget{}, 22},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := 0
+			var before runtime.MemStats
+			runtime.ReadMemStats(&before)
+			spent, err := tt.list(m, Scope{Reader: w, Budget: tt.budget}, "", func(i Item) bool { n++; return i.Err == nil })
+			var after runtime.MemStats
+			runtime.ReadMemStats(&after)
+			var budget *BudgetError
+			if tt.items >= 0 && (err != nil || n != tt.items) || tt.items < 0 && !errors.As(err, &budget) {
+				t.Errorf("%d items, %+v, %v", n, spent, err)
+			}
+			if all := after.TotalAlloc - before.TotalAlloc; all > 100<<20 {
+				t.Errorf("%d MB were allocated, the budget saw %d", all>>20, spent.Memory>>20)
+			}
+		})
+	}
+}
+
+// TestManyCycles: to name a cycle costs no more than to find that there is one.
+func TestManyCycles(t *testing.T) {
+	m := &Model{Schema: "1.1", Types: []Type{{Name: "user"}, {Name: "doc", Relations: []Relation{
+		{Name: "next", Rule: Rule{Op: This}, Direct: []Direct{{Type: "doc"}}},
+		{Name: "r", Rule: Rule{Op: Exclude, Children: []Rule{{Op: This}, {Op: From, Relation: "r", Tupleset: "next"}}}, Direct: []Direct{{Type: "user"}, {Type: "user", Wildcard: true}}},
+	}}}}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	const layers, wide = 100, 10
+	w := newMem()
+	for l := range layers {
+		for i := range wide {
+			if l+1 < layers || i+1 == wide {
+				w.read(t, fmt.Sprintf("doc:%d-%d#r@user:*", l, i))
+			}
+			for j := range wide {
+				if l+1 < layers {
+					w.read(t, fmt.Sprintf("doc:%d-%d#next@doc:%d-%d", l, i, l+1, j))
+				}
+			}
+		}
+	}
+	w.read(t, "doc:99-9#next@doc:99-9")
+	stops, last, longest := 0, time.Now(), time.Duration(0)
+	_, _, err := m.Check(Scope{Reader: w, Stop: func(Spent) error {
+		stops++
+		longest = max(longest, time.Since(last))
+		last = time.Now()
+		return nil
+	}}, Question{tuple.Object{Type: "doc", ID: "0-0"}, "r", tuple.Subject{Type: "user", ID: "ann"}})
+	longest = max(longest, time.Since(last))
+	var cycle *CycleError
+	if !errors.As(err, &cycle) || len(cycle.Parts) != 1 || cycle.Parts[0] != (CyclePart{tuple.Object{Type: "doc", ID: "99-9"}, "r", true}) {
+		t.Errorf("error = %v, want the cycle of doc:99-9", err)
+	}
+	if longest > time.Second || stops < 100 { // it took a second and more when each part was looked at from each
+		t.Errorf("%d stops, the longest wait %s", stops, longest)
+	}
+}
+
 // TestWindow merges random runs in windows of every size, against all in one.
 func TestWindow(t *testing.T) {
 	for seed := range uint64(300) {
@@ -284,27 +395,25 @@ func TestWindow(t *testing.T) {
 				}
 			}
 		}
-		win := window[windowed]{size: 1 + r.IntN(20)}
+		m := newMerger[windowed](len(runs))
+		m.size = 1 + r.IntN(20)
 		var got []windowed
-		after, read, rows := "", 0, 0
-		for more := true; more; read++ {
-			win.begin()
-			for _, run := range runs {
-				for _, w := range run {
-					if w.id > after {
-						if rows++; !win.add(w) {
-							break
-						}
+		after, windows := "", 0
+		for more := true; more; windows++ {
+			var all []windowed
+			all, more = m.next(func(run int, yield func(windowed) bool) bool {
+				for _, w := range runs[run] {
+					if w.id > after && !yield(w) {
+						break
 					}
 				}
-			}
-			var all []windowed
-			all, more = win.end()
+				return true
+			})
 			got = append(got, all...)
 			if len(got) > 0 {
 				after = got[len(got)-1].id
 			}
-			if read > 100 {
+			if windows > 100 {
 				t.Fatalf("seed %d: the windows have no end", seed)
 			}
 		}

@@ -22,7 +22,9 @@ type Item struct {
 // the list, and nothing else; an item's Err is what Check returns for it.
 //
 // It returns what was spent, and an error as Check does, after which the list is not
-// complete. A way to an object that is longer than the budget's depth is one too.
+// complete. A way to an object that is longer than the budget's depth is one too. Near
+// that depth a list may know what a single Check cannot reach, since what it judges is
+// judged from the object on; it never contradicts one that has an answer.
 //
 // # How objects are found
 //
@@ -134,6 +136,9 @@ func (t *termer) plan(p *plan, duties *duty) {
 }
 
 func (t *termer) node(p *plan, n *node, duties *duty) {
+	if t.walk.fatal != nil {
+		return // operands would be tried in vain, each within each
+	}
 	add := func(x term) {
 		x.duties = duties
 		t.terms = append(t.terms, x)
@@ -174,7 +179,7 @@ func (t *termer) node(p *plan, n *node, duties *duty) {
 
 // operand returns the operand of an intersection that is read with the fewest rows.
 func (w *objectWalk) operand(p *plan, n *node) int {
-	if i, ok := w.chosen[n]; ok {
+	if i, ok := w.chosen[n]; ok || w.fatal != nil {
 		return i
 	}
 	if w.within != nil && p.component == w.within {
@@ -247,7 +252,9 @@ const sourceBytes = 128 // held of a source
 // into it are left out; they are handed to inner.
 func (w *objectWalk) sources(terms []term, inner func(*term)) (all []source) {
 	add := func(s source) bool {
-		all = append(all, s)
+		if all = append(all, s); len(all)%pollEvery == 0 {
+			w.poll()
+		}
 		return w.hold(sourceBytes)
 	}
 	for i := range terms {
@@ -481,11 +488,23 @@ func (c *closing) add(p *plan, f found) bool {
 func (c *closing) members(p *plan) []member {
 	set := make([]member, 0, len(c.found[p]))
 	for id, m := range c.found[p] {
+		if len(set)%pollEvery == 0 {
+			c.walk.poll()
+		}
 		if m.held {
 			set = append(set, member{id, m.depth, m.err})
 		}
 	}
-	slices.SortFunc(set, func(a, b member) int { return strings.Compare(a.id, b.id) })
+	compared := 0
+	slices.SortFunc(set, func(a, b member) int {
+		if compared++; compared%pollEvery == 0 {
+			c.walk.poll()
+		}
+		if c.walk.fatal != nil {
+			return 0 // the order does not matter any more
+		}
+		return strings.Compare(a.id, b.id)
+	})
 	return set
 }
 
@@ -543,23 +562,21 @@ func (w *objectWalk) list(p *plan, after string, yield func(Item) bool) {
 		terms = w.terms(p)
 	}
 	sources := w.sources(terms, nil)
-	win := window[found]{size: firstWindow}
+	m := newMerger[found](len(sources))
 	for more := w.fatal == nil; more; {
-		win.begin()
-		for i := range sources {
-			if !w.read(&sources[i], after, win.add) {
+		var all []found
+		all, more = m.next(func(run int, yield func(found) bool) bool { return w.read(&sources[run], after, yield) })
+		for i := range all {
+			if w.fatal != nil {
 				return
 			}
-		}
-		var all []found
-		all, more = win.end()
-		for i := range all {
 			held, err := w.judge(p, &all[i])
 			if w.fatal != nil || (held || err != nil) && !yield(Item{ID: all[i].id, Err: err}) {
 				return
 			}
 			after = all[i].id
 		}
+		more = more && w.fatal == nil
 	}
 }
 

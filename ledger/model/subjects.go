@@ -148,8 +148,9 @@ func (w *subjectWalk) node(v *visit, n *node, duties *objectDuty, unsure bool) {
 	if w.fatal != nil {
 		return
 	}
-	must := func(child int, not bool, and *objectDuty) *objectDuty {
-		return &objectDuty{v.object, v.depth, duty{plan: v.plan, node: &n.children[child], not: not}, and}
+	must := func(n *node, not bool, and *objectDuty) *objectDuty {
+		w.hold(sourceBytes)
+		return &objectDuty{v.object, v.depth, duty{plan: v.plan, node: n, not: not}, and}
 	}
 	switch n.kind {
 	case nodeGrants:
@@ -175,24 +176,25 @@ func (w *subjectWalk) node(v *visit, n *node, duties *objectDuty, unsure bool) {
 			w.node(v, &n.children[i], duties, unsure)
 		}
 	case nodeExclude:
-		w.node(v, &n.children[0], must(1, true, duties), unsure)
+		w.node(v, &n.children[0], must(&n.children[1], true, duties), unsure)
 		if w.all {
 			w.node(v, &n.children[1], duties, true)
 		}
 	case nodeIntersect:
-		followed := w.operand(v, n)
-		for follow := range n.children {
-			if follow != followed && !w.all {
-				continue
-			}
-			and := duties
+		if w.all {
+			all := must(n, false, duties)
 			for i := range n.children {
-				if i != follow {
-					and = must(i, false, and)
-				}
+				w.node(v, &n.children[i], all, unsure)
 			}
-			w.node(v, &n.children[follow], and, unsure)
+			return
 		}
+		followed := w.operand(v, n)
+		for i := range n.children {
+			if i != followed {
+				duties = must(&n.children[i], false, duties)
+			}
+		}
+		w.node(v, &n.children[followed], duties, unsure)
 	}
 }
 
@@ -217,7 +219,7 @@ func (w *subjectWalk) follow(v *visit, set *plan, t *target, duties *objectDuty,
 // operand returns the operand of an intersection that is read with the fewest rows, of
 // those that do not hold for everyone. A trial does not look for it: it follows the first.
 func (w *subjectWalk) operand(v *visit, n *node) int {
-	if w.all || w.trying {
+	if w.trying {
 		return 0
 	}
 	held := w.held
@@ -332,16 +334,13 @@ func (w *subjectWalk) list(p *plan, o tuple.Object, after string, yield func(Ite
 		w.visit(visit{partKey: partKey{p, o}})
 		w.walk()
 	}
-	win := window[subjectFound]{size: firstWindow}
+	m := newMerger[subjectFound](len(w.sources))
 	for more := w.fatal == nil; more; {
-		win.begin()
-		for i := range w.sources {
-			if !w.read(&w.sources[i], after, win.add) {
-				return
-			}
-		}
 		var all []subjectFound
-		all, more = win.end()
+		all, more = m.next(func(run int, yield func(subjectFound) bool) bool { return w.read(&w.sources[run], after, yield) })
+		if w.fatal != nil {
+			return
+		}
 		for i := range all {
 			f := &all[i]
 			if !told && f.id > tuple.Wildcard {

@@ -61,3 +61,79 @@ func (w *window[T]) end() ([]T, bool) {
 	w.size = min(4*w.size, lastWindow)
 	return w.all, w.cut
 }
+
+// A merger makes windows of runs. Of each run it knows what comes next, so that a window
+// reads only the runs that have something in it.
+type merger[T interface {
+	name() string
+	rank() int
+}] struct {
+	window[T]
+	runs []mergeRun // that have more
+}
+
+// A mergeRun is a run of a merger.
+type mergeRun struct {
+	number int
+	next   string // nothing before it is left, "" if that is not known
+	last   string // taken into the window under way
+	done   bool   // nothing comes after last
+}
+
+func newMerger[T interface {
+	name() string
+	rank() int
+}](runs int) *merger[T] {
+	m := &merger[T]{window: window[T]{size: firstWindow}, runs: make([]mergeRun, runs)}
+	for i := range m.runs {
+		m.runs[i].number = i
+	}
+	return m
+}
+
+// next returns the next window, and whether there is more after it. It calls read with the
+// number of a run, to yield what the run has after the window before, until yield returns
+// false; read returns false to end it all.
+func (m *merger[T]) next(read func(run int, yield func(T) bool) bool) ([]T, bool) {
+	m.begin()
+	slices.SortFunc(m.runs, func(a, b mergeRun) int {
+		return cmp.Or(strings.Compare(a.next, b.next), cmp.Compare(a.number, b.number))
+	})
+	looked := 0
+	for ; looked < len(m.runs); looked++ {
+		r := &m.runs[looked]
+		if m.bound != "" && r.next > m.bound {
+			m.cut = true
+			break // and so have all after it
+		}
+		r.next, r.last, r.done = "", "", true
+		if !read(r.number, func(t T) bool {
+			if !m.add(t) {
+				r.next, r.done = t.name(), false
+				return false
+			}
+			r.last = t.name()
+			return true
+		}) {
+			return nil, false
+		}
+	}
+	all, more := m.end()
+	if !more {
+		return all, false
+	}
+	end := all[len(all)-1].name()
+	left := m.runs[:0]
+	for i, r := range m.runs {
+		switch {
+		case i >= looked:
+		case r.last > end: // what did not fit is read again
+			r.next = ""
+		case r.done:
+			continue
+		}
+		left = append(left, r)
+	}
+	m.runs = left
+	return all, true
+}
