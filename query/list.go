@@ -115,8 +115,11 @@ func (a *Asking) ListRelations(ctx context.Context, s tuple.Subject, o tuple.Obj
 	if err := a.knownKind("subject", model.Kind{Type: s.Type, Relation: s.Relation}); err != nil {
 		return nil, err
 	}
+	t, _ := a.model.Type(o.Type)
+	if n := len(relations); n > len(t.Relations) {
+		return nil, invalid("relations", "are %d, but type %+q has only %d", n, o.Type, len(t.Relations))
+	}
 	if len(relations) == 0 {
-		t, _ := a.model.Type(o.Type)
 		for i := range t.Relations {
 			relations = append(relations, t.Relations[i].Name)
 		}
@@ -199,8 +202,8 @@ type Granted struct {
 	State State
 }
 
-// Tuples yields the granted tuples that f matches, after the given one unless it is
-// zero, each once, in order: that of [tuple.Tuple.Compare]; but if f has a kind and no id
+// Tuples yields the granted tuples that f matches, after the given one, which f matches
+// too, unless it is zero, each once, in order: that of [tuple.Tuple.Compare]; but if f has a kind and no id
 // of an object, by subject type, relation and id, then by object type, relation and id.
 // Conditions are not run, and contextual tuples are not granted, so none can be given.
 //
@@ -211,6 +214,9 @@ type Granted struct {
 func (a *Asking) Tuples(ctx context.Context, f Filter, after tuple.Tuple) iter.Seq2[Granted, error] {
 	return func(yield func(Granted, error) bool) {
 		err := a.validFilter(&f)
+		if err == nil && after != (tuple.Tuple{}) && !f.Matches(after) {
+			err = invalid("after", "%s is none of those that are read", after)
+		}
 		if err == nil {
 			err = ctx.Err()
 		}
@@ -228,7 +234,7 @@ func (a *Asking) Tuples(ctx context.Context, f Filter, after tuple.Tuple) iter.S
 				return false
 			}
 			g := Granted{t, a.state(&t)}
-			if !f.matches(t.Tuple) || g.State != Active && !f.Inactive {
+			if !f.Matches(t.Tuple) || g.State != Active && !f.Inactive {
 				return true
 			}
 			left := time.Now()
@@ -302,14 +308,14 @@ func (f *Filter) prefix() index.Prefix {
 	if f.Object.ID == "" && f.Kind != nil {
 		return index.BySubject(tuple.Subject{Type: f.Kind.Type, Relation: f.Kind.Relation, ID: f.Subject}, f.Object.Type, f.Relation)
 	}
-	kind := f.Kind
-	if f.Relation == "" {
-		kind = nil
+	if f.Object.ID == "" || f.Relation == "" {
+		return index.ByObject(f.Object, f.Relation, nil, "")
 	}
-	return index.ByObject(f.Object, f.Relation, kind)
+	return index.ByObject(f.Object, f.Relation, f.Kind, f.Subject)
 }
 
-func (f *Filter) matches(t tuple.Tuple) bool {
+// Matches reports whether a tuple has all parts of the filter.
+func (f *Filter) Matches(t tuple.Tuple) bool {
 	return (f.Object.Type == "" || t.Object.Type == f.Object.Type) && (f.Object.ID == "" || t.Object.ID == f.Object.ID) &&
 		(f.Relation == "" || t.Relation == f.Relation) &&
 		(f.Kind == nil || t.Subject.Type == f.Kind.Type && t.Subject.Relation == f.Kind.Relation) &&

@@ -96,6 +96,7 @@ func TestListErrors(t *testing.T) {
 		{"contextual tuples of subjects", subjects(query.SubjectsQuestion{Object: plan, Relation: "viewer", Kind: user, Given: twice}), "contextual[1].tuple", "stands twice"},
 		{"unknown relation among relations", relations("user:ann", "doc:plan", "viewer", "admin"), "relations", `no relation "admin"`},
 		{"a relation twice", relations("user:ann", "doc:plan", "viewer", "viewer"), "relations", "stands twice"},
+		{"more relations than there are", relations("user:ann", "folder:top", "viewer", "parent", "viewer"), "relations", "has only 2"},
 		{"unknown object of relations", relations("user:ann", "file:plan"), "object", `no type "file"`},
 		{"no levels", func() error { _, err := a.Expand(ctx, plan, "viewer", 0, query.Given{}); return err }, "levels", "must be 1 to 64, is 0"},
 		{"unknown relation of a tree", func() error { _, err := a.Expand(ctx, plan, "admin", 1, query.Given{}); return err }, "relation", `no relation "admin"`},
@@ -219,6 +220,40 @@ func TestTuples(t *testing.T) {
 					t.Errorf("%s, inactive %t, in pages of %d: %v, want %v", tt.name, inactive, page, got, want)
 				}
 			}
+		}
+	}
+}
+
+// TestTuplesAfter: a reading goes on after a tuple that it is about, and after no other.
+func TestTuplesAfter(t *testing.T) {
+	w := newWorld(t, source)
+	w.grant("doc:1#owner@user:ann", "doc:1#owner@user:bob", "doc:2#owner@user:ann")
+	a := w.ask(query.NewEngine(query.Budgets{}), start+100)
+	user := &model.Kind{Type: "user"}
+	for _, tt := range []struct {
+		f     query.Filter
+		after string
+		want  int // tuples, -1 for an error
+	}{
+		{query.Filter{Object: tuple.Object{Type: "doc", ID: "1"}, Relation: "owner", Kind: user, Subject: "ann"}, "doc:1#owner@user:ann", 0},
+		{query.Filter{Object: tuple.Object{Type: "doc", ID: "1"}, Relation: "owner", Kind: user}, "doc:1#owner@user:ann", 1},
+		{query.Filter{Kind: user, Subject: "ann"}, "doc:1#owner@user:ann", 1},
+		{query.Filter{}, "doc:1#owner@user:ann", 2},
+		{query.Filter{Object: tuple.Object{Type: "doc", ID: "1"}, Relation: "owner"}, "a:b#c@d:e", -1},
+		{query.Filter{Object: tuple.Object{Type: "doc", ID: "1"}}, "doc:2#owner@user:ann", -1},
+		{query.Filter{Kind: user, Subject: "bob"}, "doc:1#owner@user:ann", -1},
+	} {
+		n := 0
+		for _, err := range a.Tuples(context.Background(), tt.f, parse(t, tt.after)) {
+			var invalid *query.InvalidError
+			if n++; err != nil {
+				if n = -1; !errors.As(err, &invalid) || invalid.Field != "after" {
+					t.Errorf("error = %v", err)
+				}
+			}
+		}
+		if n != tt.want {
+			t.Errorf("%+v after %s: %d tuples, want %d", tt.f, tt.after, n, tt.want)
 		}
 	}
 }

@@ -148,7 +148,7 @@ func (m *merge) end(err error) error {
 type recall struct {
 	model.Reader
 	runs map[run][]granted
-	left int // rows that may still be remembered
+	left int // bytes that may still be remembered
 }
 
 type run struct {
@@ -161,14 +161,16 @@ type granted struct {
 	grant   model.Grant
 }
 
-// Limits of what a recall remembers: rows of all runs and of one.
+// Limits of what a recall remembers, in bytes: of all runs, of one, and beside the texts
+// of a row.
 const (
-	recallRows = 1 << 16
-	recallRun  = 1 << 10
+	recallBytes = 16 << 20
+	recallRun   = 256 << 10
+	recallRow   = 160
 )
 
 func newRecall(r model.Reader) *recall {
-	return &recall{Reader: r, runs: make(map[run][]granted), left: recallRows}
+	return &recall{Reader: r, runs: make(map[run][]granted), left: recallBytes}
 }
 
 func (r *recall) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, model.Grant) bool) error {
@@ -185,16 +187,16 @@ func (r *recall) Subjects(o tuple.Object, relation, stype, srel, after string, y
 		return nil
 	}
 	var rows []granted
-	whole := true
+	size, whole := recallRow, true
 	err := r.Reader.Subjects(o, relation, stype, srel, after, func(s tuple.Subject, g model.Grant) bool {
-		if len(rows) <= recallRun {
+		if size += recallRow + len(s.ID) + len(g.Context) + len(g.Owner); size <= recallRun {
 			rows = append(rows, granted{s, g})
 		}
 		whole = yield(s, g)
 		return whole
 	})
-	if cost := len(rows) + 1; err == nil && whole && len(rows) <= recallRun && cost <= r.left {
-		r.left -= cost
+	if err == nil && whole && size <= recallRun && size <= r.left {
+		r.left -= size
 		r.runs[key] = rows
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"time"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/model"
@@ -15,7 +16,8 @@ import (
 // that expiry and conditions are held against. It names the question that it is of.
 //
 // It holds no secret and grants nothing: whoever makes one up gets the answer to a
-// question that could be asked anyway. Its check is against accidents.
+// question that could be asked anyway, but for the moment that expiry is held against,
+// which is therefore taken for so long only. Its check is against accidents.
 type PageToken struct {
 	View     ledger.Token // the revision
 	Model    ledger.ID
@@ -26,6 +28,9 @@ type PageToken struct {
 
 // ErrPageToken is returned for text that is no page token.
 var ErrPageToken = errors.New("must be a page token that an answer of this server gave")
+
+// PageTokenAge is how long a page token is good for, after the first page of its list.
+const PageTokenAge = time.Hour
 
 const (
 	pageTokenFormat = 1
@@ -71,7 +76,7 @@ func ParsePageToken(text string) (PageToken, error) {
 	t.Time = d.Varint()
 	copy(t.Question[:], d.Raw(len(t.Question)))
 	t.After = d.Text(maxPageToken)
-	if d.Done() != nil || format != pageTokenFormat {
+	if d.Done() != nil || format != pageTokenFormat || t.Model.IsZero() {
 		return PageToken{}, ErrPageToken
 	}
 	if t.View, err = ledger.ParseToken(view); err != nil {

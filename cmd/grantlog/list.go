@@ -39,7 +39,7 @@ func (p *paging) flags(f *pflag.FlagSet) {
 func (p *paging) onePage() bool { return p.size > 0 }
 
 // eachPage calls print with each page: one by one, or all that are streamed.
-func eachPage[M, S any](c *client, p *paging, page func() (*M, error), stream func() (*connect.ServerStreamForClient[S], error), of func(*S) *M, print func(*M) error) error {
+func eachPage[M interface{ GetNextPageToken() string }, S any](c *client, p *paging, page func() (M, error), stream func() (*connect.ServerStreamForClient[S], error), of func(*S) M, print func(M) error) error {
 	if p.onePage() {
 		m, err := page()
 		if err != nil {
@@ -52,13 +52,22 @@ func eachPage[M, S any](c *client, p *paging, page func() (*M, error), stream fu
 		return c.plain(err)
 	}
 	defer s.Close()
+	next := "" // page, if the stream ended now
 	for s.Receive() {
-		if err := print(of(s.Msg())); err != nil {
+		m := of(s.Msg())
+		if err := print(m); err != nil {
 			return err
 		}
+		next = m.GetNextPageToken()
 	}
-	if err := s.Err(); err != nil {
+	err = s.Err()
+	switch {
+	case err != nil && next != "":
+		return fmt.Errorf("%w; the list goes on with --page-token %s", c.plain(err), next)
+	case err != nil:
 		return c.plain(err)
+	case next != "":
+		return fmt.Errorf("the stream ended before the list did; it goes on with --page-token %s", next)
 	}
 	return nil
 }

@@ -136,12 +136,12 @@ type Prefix struct {
 }
 
 // ByObject returns the prefix of the tuples of a type of object ("" for all), an object
-// of it ("" for all), a relation ("" for all), and a kind of subject (nil for all). What
-// stands after a part that is left open must be left open.
-func ByObject(o tuple.Object, relation string, kind *model.Kind) Prefix {
+// of it ("" for all), a relation ("" for all), a kind of subject (nil for all), and a
+// subject of it ("" for all). What stands after a part that is left open must be left open.
+func ByObject(o tuple.Object, relation string, kind *model.Kind, subject string) Prefix {
 	p := Prefix{parts: known(o.Type, o.ID, relation)}
 	if kind != nil {
-		p.parts = append(p.parts, kind.Type, kind.Relation)
+		p.parts = append(append(p.parts, kind.Type, kind.Relation), known(subject)...)
 	}
 	return p
 }

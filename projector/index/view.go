@@ -218,14 +218,20 @@ type Granted struct {
 }
 
 // Tuples calls yield for each live tuple whose key begins with the prefix, after the
-// given one of that order unless it is zero, until yield returns false. Yield may ask
+// given one of them unless it is zero, until yield returns false. Yield may ask
 // the view. The cost is that of Subjects.
 func (v *View) Tuples(p Prefix, after tuple.Tuple, yield func(Granted) bool) error {
 	var failed error
 	rest := ""
 	if after != (tuple.Tuple{}) {
-		key := p.key(nil, v.head.Store, after)
-		rest = string(key[len(p.append(nil, v.head.Store)) : len(key)-versioned-1])
+		prefix, key := p.append(nil, v.head.Store), p.key(nil, v.head.Store, after)
+		if !bytes.HasPrefix(key, prefix) {
+			return fmt.Errorf("tuple %s is none of those that are read", after)
+		}
+		if len(key)-versioned == len(prefix) {
+			return nil // the prefix is the whole of it, and nothing comes after
+		}
+		rest = string(key[len(prefix) : len(key)-versioned-1])
 	}
 	var key []byte
 	err := v.live(func(dst []byte) []byte { return p.append(dst, v.head.Store) }, rest,
@@ -255,7 +261,9 @@ func (v *View) live(prefix func(dst []byte) []byte, after string, yield func(res
 	if after != "" {
 		s.seek = append(append(s.seek, after...), 1) // past its zero byte; no other row begins so
 	}
-	s.seek = append(s.seek, plain)
+	if s.seek[len(s.seek)-1] != plain { // as every key that is sought must end
+		s.seek = append(s.seek, plain)
+	}
 	passed := 0
 	for ok := s.SeekGE(s.seek); ok; {
 		key := s.Key()

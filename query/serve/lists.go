@@ -19,8 +19,19 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// pageEvery is how long a stream gathers items for a page before it sends what it has.
-const pageEvery = 50 * time.Millisecond
+const (
+	// pageEvery is how long a stream gathers items for a page; it sends what it has when
+	// the next item comes after that.
+	pageEvery = 50 * time.Millisecond
+	// streamTimeout is how long a stream may keep its view, and so files of the index. A
+	// caller that is slower goes on with the token of the last page.
+	streamTimeout = 15 * time.Minute
+	// clockSkew is how far the clocks of replicas may lie apart.
+	clockSkew = 5 * time.Minute
+)
+
+// errSlow ends a stream that has kept its view too long.
+var errSlow = fmt.Errorf("%w: the stream has gone on for %s; go on with the next_page_token of its last page", ledger.ErrUnavailable, streamTimeout)
 
 // A pages is the pages of one list: what all have in common.
 type pages struct {
@@ -76,9 +87,13 @@ func (s *Server) reopen(ctx context.Context, r paged, p *pages) error {
 	}
 	switch {
 	case p.token.Question != r.key:
-		return ledger.Reject(ledger.CodeInvalid, field, "is of another question; all but page_size and freshness must be as it was for the first page")
+		return ledger.Reject(ledger.CodeInvalid, field, "is of another question; all but page_size, freshness, model and undecided must be as it was for the first page")
 	case r.model != "" && r.model != p.token.Model.String():
 		return ledger.Reject(ledger.CodeInvalid, field, "is of a list under model %s, not %s", p.token.Model, r.model)
+	}
+	// The moment is the first page's, of a clock like this one.
+	if age := s.cfg.Now().Sub(time.Unix(0, p.token.Time)); age > query.PageTokenAge || age < -clockSkew {
+		return ledger.Reject(ledger.CodePrecondition, field, "has expired: it is good for %s after the first page; begin again with that", query.PageTokenAge)
 	}
 	wait, cancel := s.patience(ctx)
 	defer cancel()
@@ -91,7 +106,9 @@ func (s *Server) reopen(ctx context.Context, r paged, p *pages) error {
 		return s.viewError(store, field, true, err)
 	}
 	if err = live(p.view); err == nil {
-		p.asking, err = s.cfg.Engine.Ask(p.view, p.token.Model, p.token.Time)
+		if p.asking, err = s.cfg.Engine.Ask(p.view, p.token.Model, p.token.Time); err != nil {
+			err = &fieldError{field, err}
+		}
 	}
 	if err != nil {
 		p.view.Close()
@@ -116,7 +133,8 @@ type page[T, M any] interface {
 // there are. After returns what an item is called in a page token.
 func sendPages[T, M any, P page[T, M]](p *pages, all bool, items iter.Seq2[T, error], after func(T) string, fresh func() P, send func(M) error) error {
 	current, n, last := fresh(), 0, ""
-	sent := time.Now()
+	began := time.Now()
+	sent := began
 	for item, err := range items {
 		// A page that is full, or took long, is sent once it is known that more follows,
 		// be it that the list fails.
@@ -126,6 +144,9 @@ func sendPages[T, M any, P page[T, M]](p *pages, all bool, items iter.Seq2[T, er
 			}
 			if !all {
 				return nil
+			}
+			if time.Since(began) > streamTimeout {
+				return errSlow
 			}
 			current, n, sent = fresh(), 0, time.Now()
 		}
@@ -341,7 +362,7 @@ func (s *Server) readTuples(ctx context.Context, req *pb.ReadTuplesRequest, all 
 	defer p.view.Close()
 	var after tuple.Tuple
 	if p.token.After != "" {
-		if after, err = tuple.Parse(p.token.After); err != nil {
+		if after, err = tuple.Parse(p.token.After); err != nil || !f.Matches(after) {
 			return malformed("page_token", "%s", query.ErrPageToken)
 		}
 	}

@@ -274,7 +274,19 @@ func TestBadLists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	foreign, future, forged := token, token, token
+	foreign, future, forged, old, early, unknown := token, token, token, token, token, token
+	old.Time -= int64(2 * query.PageTokenAge)
+	early.Time += int64(time.Hour)
+	unknown.Model = ledger.NewID()
+	granted, err := n.PermissionServiceClient.ReadTuples(ctx, &pb.ReadTuplesRequest{Store: store, Object: "doc:03", Relation: "viewer", PageSize: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere, err := query.ParsePageToken(granted.NextPageToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere.After = "a:b#c@d:e"
 	foreign.View.Log[0]++
 	future.View.Revision += 1000
 	forged.View.Leaf[0]++
@@ -328,6 +340,10 @@ func TestBadLists(t *testing.T) {
 		{"page token of another log", objects(func(q *pb.ListObjectsRequest) { q.PageToken = foreign.String() }), bad, pb.Rejection_INVALID, "page_token", "another log or store"},
 		{"page token of a revision that never was", objects(func(q *pb.ListObjectsRequest) { q.PageToken = future.String() }), bad, pb.Rejection_MALFORMED, "page_token", "invalid token"},
 		{"page token of a past that never was", objects(func(q *pb.ListObjectsRequest) { q.PageToken = forged.String() }), bad, pb.Rejection_MALFORMED, "page_token", "invalid token"},
+		{"page token of long ago", objects(func(q *pb.ListObjectsRequest) { q.PageToken = old.String() }), connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "page_token", "has expired"},
+		{"page token of the future", objects(func(q *pb.ListObjectsRequest) { q.PageToken = early.String() }), connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "page_token", "has expired"},
+		{"page token of an unknown model", objects(func(q *pb.ListObjectsRequest) { q.PageToken = unknown.String() }), missing, pb.Rejection_NOT_FOUND, "page_token", "not found"},
+		{"page token after a tuple that is not read", read(&pb.ReadTuplesRequest{Object: "doc:03", Relation: "viewer", PageToken: elsewhere.String()}), bad, pb.Rejection_MALFORMED, "page_token", "page token"},
 		{"page token under another model", objects(func(q *pb.ListObjectsRequest) { q.PageToken, q.Model = next, ledger.NewID().String() }), bad, pb.Rejection_INVALID, "page_token", "under model"},
 		{"contextual tuples over the limit", objects(func(q *pb.ListObjectsRequest) { q.Contextual = many }), bad, pb.Rejection_MALFORMED, "contextual", "at most 100, are 101"},
 		{"the same contextual tuple twice", objects(func(q *pb.ListObjectsRequest) { q.Contextual = []*pb.ContextualTuple{many[0], many[0]} }), bad, pb.Rejection_INVALID, "contextual[1].tuple", "twice"},

@@ -1899,8 +1899,8 @@ func (x *TreeGrant) GetLeads() *Tree {
 	return nil
 }
 
-// ReadTuplesRequest asks for a page of granted tuples. Tuples are read that match all
-// parts of the filter; at least one part narrows what has to be read.
+// ReadTuplesRequest asks for a page of granted tuples: those that match object, relation
+// and subject. What has to be read is narrowed by an object or a subject most of all.
 type ReadTuplesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The store, as a ULID; required.
