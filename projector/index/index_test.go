@@ -1,6 +1,7 @@
 package index
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -69,6 +70,77 @@ func TestFoldEqualsReference(t *testing.T) {
 	scrub(t, x)
 }
 
+// compareRuns compares the runs of objects, and of tuples with every prefix, each from the
+// start and after one of them, with what is live.
+func compareRuns(t *testing.T, v *View, want map[tuple.Tuple]model.Grant, pool []tuple.Tuple) {
+	t.Helper()
+	matching := func(match func(tuple.Tuple) bool) (all []tuple.Tuple) {
+		for tup := range want {
+			if match(tup) {
+				all = append(all, tup)
+			}
+		}
+		return all
+	}
+	bySubject := func(a, b tuple.Tuple) int {
+		return bytes.Compare(appendReverse(nil, v.Store(), a, 0), appendReverse(nil, v.Store(), b, 0))
+	}
+	check := func(what string, order func(a, b tuple.Tuple) int, all []tuple.Tuple, read func(after tuple.Tuple, yield func(tuple.Tuple, model.Grant) bool) error) {
+		t.Helper()
+		slices.SortFunc(all, order)
+		for n := -1; n < len(all); n = 2*n + 3 { // from the start, and after some
+			var after tuple.Tuple
+			if n >= 0 {
+				after = all[n]
+			}
+			var got []tuple.Tuple
+			err := read(after, func(tup tuple.Tuple, g model.Grant) bool {
+				if !g.Equal(want[tup]) {
+					t.Fatalf("%s yields %s %+v, want %+v", what, tup, g, want[tup])
+				}
+				got = append(got, tup)
+				return true
+			})
+			if err != nil || !slices.Equal(got, all[n+1:]) {
+				t.Fatalf("%s@%d: %s after %q: %v, %v, want %v", v.Store(), v.Revision(), what, after, got, err, all[n+1:])
+			}
+		}
+	}
+	for _, p := range pool[:min(len(pool), 12)] {
+		check("Objects", tuple.Tuple.Compare, matching(func(u tuple.Tuple) bool {
+			return u.Subject == p.Subject && u.Object.Type == p.Object.Type && u.Relation == p.Relation
+		}), func(after tuple.Tuple, yield func(tuple.Tuple, model.Grant) bool) error {
+			return v.Objects(p.Subject, p.Object.Type, p.Relation, after.Object.ID, func(o tuple.Object, g model.Grant) bool {
+				return yield(tuple.Tuple{Object: o, Relation: p.Relation, Subject: p.Subject}, g)
+			})
+		})
+		kind := &model.Kind{Type: p.Subject.Type, Relation: p.Subject.Relation}
+		ofKind := func(u tuple.Tuple) bool {
+			return u.Subject.Type == kind.Type && u.Subject.Relation == kind.Relation
+		}
+		for _, r := range []struct {
+			what   string
+			prefix Prefix
+			order  func(a, b tuple.Tuple) int
+			match  func(tuple.Tuple) bool
+		}{
+			{"all tuples", ByObject(tuple.Object{}, "", nil, ""), tuple.Tuple.Compare, func(tuple.Tuple) bool { return true }},
+			{"tuples of a type", ByObject(tuple.Object{Type: p.Object.Type}, "", nil, ""), tuple.Tuple.Compare, func(u tuple.Tuple) bool { return u.Object.Type == p.Object.Type }},
+			{"tuples of an object", ByObject(p.Object, "", nil, ""), tuple.Tuple.Compare, func(u tuple.Tuple) bool { return u.Object == p.Object }},
+			{"tuples of a relation", ByObject(p.Object, p.Relation, nil, ""), tuple.Tuple.Compare, func(u tuple.Tuple) bool { return u.Object == p.Object && u.Relation == p.Relation }},
+			{"tuples of a kind", ByObject(p.Object, p.Relation, kind, ""), tuple.Tuple.Compare, func(u tuple.Tuple) bool { return u.Object == p.Object && u.Relation == p.Relation && ofKind(u) }},
+			{"one tuple", ByObject(p.Object, p.Relation, kind, p.Subject.ID), tuple.Tuple.Compare, func(u tuple.Tuple) bool { return u == p }},
+			{"tuples to a kind", BySubject(tuple.Subject{Type: kind.Type, Relation: kind.Relation}, "", ""), bySubject, ofKind},
+			{"tuples to a subject", BySubject(p.Subject, "", ""), bySubject, func(u tuple.Tuple) bool { return u.Subject == p.Subject }},
+			{"tuples to a subject of a type", BySubject(p.Subject, p.Object.Type, ""), bySubject, func(u tuple.Tuple) bool { return u.Subject == p.Subject && u.Object.Type == p.Object.Type }},
+		} {
+			check(r.what, r.order, matching(r.match), func(after tuple.Tuple, yield func(tuple.Tuple, model.Grant) bool) error {
+				return v.Tuples(r.prefix, after, func(g Granted) bool { return yield(g.Tuple, g.Grant) })
+			})
+		}
+	}
+}
+
 // compareView compares all that a view answers with the reference.
 func compareView(t *testing.T, v *View, m *decide.Memory, pool []tuple.Tuple, leaves [][]byte) {
 	t.Helper()
@@ -120,6 +192,7 @@ func compareView(t *testing.T, v *View, m *decide.Memory, pool []tuple.Tuple, le
 	if len(all) != len(live) {
 		t.Fatalf("%s@%d: Subjects yields %d tuples, want %d", store, rev, len(all), len(live))
 	}
+	compareRuns(t, v, want, pool)
 	entry, err := v.Entry(rev)
 	if err != nil {
 		t.Fatal(err)
