@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -38,32 +39,26 @@ all that was acknowledged before, on any server.`,
 			if q.Contextual, q.Context, q.Freshness, err = given.read(); err != nil {
 				return err
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := a.patience(cmd.Context())
-			defer cancel()
-			if q.Store, err = a.storeID(ctx, c); err != nil {
-				return err
-			}
-			r, err := c.permissions.Check(ctx, q)
-			if err != nil {
-				return c.plain(err)
-			}
-			if a.json() {
-				err = a.message(r)
-			} else {
-				answer := "denied"
-				if r.GetAllowed() {
-					answer = "allowed"
+			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
+				q.Store = store
+				r, err := c.permissions.Check(ctx, q)
+				if err != nil {
+					return c.plain(err)
 				}
-				err = a.facts(fmt.Sprintf("%s at revision %d", answer, r.GetRevision()), "token", r.GetToken())
-			}
-			if err == nil && !r.GetAllowed() {
-				return &no{}
-			}
-			return err
+				if a.json() {
+					err = a.message(r)
+				} else {
+					answer := "denied"
+					if r.GetAllowed() {
+						answer = "allowed"
+					}
+					err = a.facts(fmt.Sprintf("%s at revision %d", answer, r.GetRevision()), "token", r.GetToken())
+				}
+				if err == nil && !r.GetAllowed() {
+					return &no{}
+				}
+				return err
+			})
 		},
 	}
 	given.flags(c.Flags())

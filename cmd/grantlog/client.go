@@ -87,6 +87,22 @@ func (c *client) lost(err error, id string) error {
 	return fmt.Errorf("%w; the command may be in the log: run it again with --id %s", c.plain(err), id)
 }
 
+// askStore calls ask with a client of the server and the id of the store that the flags
+// name, and a context for one request.
+func (a *app) askStore(ctx context.Context, ask func(ctx context.Context, c *client, store string) error) error {
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := a.patience(ctx)
+	defer cancel()
+	store, err := a.storeID(ctx, c)
+	if err != nil {
+		return err
+	}
+	return ask(ctx, c, store)
+}
+
 // storeID returns the id of the store that --store names, by id or by name.
 func (a *app) storeID(ctx context.Context, c *client) (string, error) {
 	return a.findStore(ctx, c, a.store)

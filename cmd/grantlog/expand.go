@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -31,24 +32,18 @@ that count now, and what these lead to. Each relation on each object is shown on
 			if q.Contextual, q.Context, q.Freshness, err = given.read(); err != nil {
 				return err
 			}
-			c, err := a.client()
-			if err != nil {
+			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
+				q.Store = store
+				r, err := c.permissions.Expand(ctx, q)
+				if err != nil {
+					return c.plain(err)
+				}
+				if a.json() {
+					return a.message(r)
+				}
+				_, err = io.WriteString(a.stdout, treeText(r.GetTree()))
 				return err
-			}
-			ctx, cancel := a.patience(cmd.Context())
-			defer cancel()
-			if q.Store, err = a.storeID(ctx, c); err != nil {
-				return err
-			}
-			r, err := c.permissions.Expand(ctx, q)
-			if err != nil {
-				return c.plain(err)
-			}
-			if a.json() {
-				return a.message(r)
-			}
-			_, err = io.WriteString(a.stdout, treeText(r.GetTree()))
-			return err
+			})
 		},
 	}
 	c.Flags().Uint32Var(&levels, "levels", 3, "how far down to show what rules and grants lead to, `1 to 64`")
@@ -167,36 +162,30 @@ what is still to come, and what the model does not allow any more.`,
 			if q.Freshness, err = given.freshness(); err != nil {
 				return err
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := a.patience(cmd.Context())
-			defer cancel()
-			if q.Store, err = a.storeID(ctx, c); err != nil {
-				return err
-			}
-			return eachPage(c, &paging,
-				func() (*pb.ReadTuplesResponse, error) { return c.permissions.ReadTuples(ctx, q) },
-				func() (*connect.ServerStreamForClient[pb.StreamTuplesResponse], error) {
-					return c.permissions.StreamTuples(cmd.Context(), &pb.StreamTuplesRequest{Read: q})
-				},
-				(*pb.StreamTuplesResponse).GetPage,
-				func(m *pb.ReadTuplesResponse) error {
-					if a.json() {
-						return a.message(m)
-					}
-					for _, t := range m.GetTuples() {
-						text := said(t.GetTuple()) + grantTerms(t)
-						if s := t.GetState(); s != pb.GrantedTuple_ACTIVE {
-							text += "  " + strings.ToLower(strings.ReplaceAll(s.String(), "_", " "))
+			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
+				q.Store = store
+				return eachPage(c, &paging,
+					func() (*pb.ReadTuplesResponse, error) { return c.permissions.ReadTuples(ctx, q) },
+					func() (*connect.ServerStreamForClient[pb.StreamTuplesResponse], error) {
+						return c.permissions.StreamTuples(cmd.Context(), &pb.StreamTuplesRequest{Read: q})
+					},
+					(*pb.StreamTuplesResponse).GetPage,
+					func(m *pb.ReadTuplesResponse) error {
+						if a.json() {
+							return a.message(m)
 						}
-						if _, err := fmt.Fprintf(a.stdout, "%8d  %s\n", t.GetRevision(), text); err != nil {
-							return err
+						for _, t := range m.GetTuples() {
+							text := said(t.GetTuple()) + grantTerms(t)
+							if s := t.GetState(); s != pb.GrantedTuple_ACTIVE {
+								text += "  " + strings.ToLower(strings.ReplaceAll(s.String(), "_", " "))
+							}
+							if _, err := fmt.Fprintf(a.stdout, "%8d  %s\n", t.GetRevision(), text); err != nil {
+								return err
+							}
 						}
-					}
-					return a.items(&paging, m.GetNextPageToken(), nil, nil, nil)
-				})
+						return a.items(&paging, m.GetNextPageToken(), nil, nil, nil)
+					})
+			})
 		},
 	}
 	f := c.Flags()

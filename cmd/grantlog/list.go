@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"connectrpc.com/connect"
@@ -118,27 +119,21 @@ id. With -o json, one page of the list a line.`,
 			if q.Contextual, q.Context, q.Freshness, err = given.read(); err != nil {
 				return err
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := a.patience(cmd.Context())
-			defer cancel()
-			if q.Store, err = a.storeID(ctx, c); err != nil {
-				return err
-			}
-			return eachPage(c, &paging,
-				func() (*pb.ListObjectsResponse, error) { return c.permissions.ListObjects(ctx, q) },
-				func() (*connect.ServerStreamForClient[pb.StreamObjectsResponse], error) {
-					return c.permissions.StreamObjects(cmd.Context(), &pb.StreamObjectsRequest{List: q})
-				},
-				(*pb.StreamObjectsResponse).GetPage,
-				func(m *pb.ListObjectsResponse) error {
-					if a.json() {
-						return a.message(m)
-					}
-					return a.items(&paging, m.GetNextPageToken(), m.GetObjects(), nil, m.GetUndecided())
-				})
+			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
+				q.Store = store
+				return eachPage(c, &paging,
+					func() (*pb.ListObjectsResponse, error) { return c.permissions.ListObjects(ctx, q) },
+					func() (*connect.ServerStreamForClient[pb.StreamObjectsResponse], error) {
+						return c.permissions.StreamObjects(cmd.Context(), &pb.StreamObjectsRequest{List: q})
+					},
+					(*pb.StreamObjectsResponse).GetPage,
+					func(m *pb.ListObjectsResponse) error {
+						if a.json() {
+							return a.message(m)
+						}
+						return a.items(&paging, m.GetNextPageToken(), m.GetObjects(), nil, m.GetUndecided())
+					})
+			})
 		},
 	}
 	f := c.Flags()
@@ -177,27 +172,21 @@ subjects of the type but those printed as excluded. With -o json, one page a lin
 			if q.Contextual, q.Context, q.Freshness, err = given.read(); err != nil {
 				return err
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := a.patience(cmd.Context())
-			defer cancel()
-			if q.Store, err = a.storeID(ctx, c); err != nil {
-				return err
-			}
-			return eachPage(c, &paging,
-				func() (*pb.ListSubjectsResponse, error) { return c.permissions.ListSubjects(ctx, q) },
-				func() (*connect.ServerStreamForClient[pb.StreamSubjectsResponse], error) {
-					return c.permissions.StreamSubjects(cmd.Context(), &pb.StreamSubjectsRequest{List: q})
-				},
-				(*pb.StreamSubjectsResponse).GetPage,
-				func(m *pb.ListSubjectsResponse) error {
-					if a.json() {
-						return a.message(m)
-					}
-					return a.items(&paging, m.GetNextPageToken(), m.GetSubjects(), m.GetExcluded(), m.GetUndecided())
-				})
+			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
+				q.Store = store
+				return eachPage(c, &paging,
+					func() (*pb.ListSubjectsResponse, error) { return c.permissions.ListSubjects(ctx, q) },
+					func() (*connect.ServerStreamForClient[pb.StreamSubjectsResponse], error) {
+						return c.permissions.StreamSubjects(cmd.Context(), &pb.StreamSubjectsRequest{List: q})
+					},
+					(*pb.StreamSubjectsResponse).GetPage,
+					func(m *pb.ListSubjectsResponse) error {
+						if a.json() {
+							return a.message(m)
+						}
+						return a.items(&paging, m.GetNextPageToken(), m.GetSubjects(), m.GetExcluded(), m.GetUndecided())
+					})
+			})
 		},
 	}
 	f := c.Flags()
@@ -231,23 +220,17 @@ model. With -o json, one object with all.`,
 			if q.Contextual, q.Context, q.Freshness, err = given.read(); err != nil {
 				return err
 			}
-			c, err := a.client()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := a.patience(cmd.Context())
-			defer cancel()
-			if q.Store, err = a.storeID(ctx, c); err != nil {
-				return err
-			}
-			r, err := c.permissions.ListRelations(ctx, q)
-			if err != nil {
-				return c.plain(err)
-			}
-			if a.json() {
-				return a.message(r)
-			}
-			return a.items(&paging{}, "", r.GetRelations(), nil, r.GetUndecided())
+			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
+				q.Store = store
+				r, err := c.permissions.ListRelations(ctx, q)
+				if err != nil {
+					return c.plain(err)
+				}
+				if a.json() {
+					return a.message(r)
+				}
+				return a.items(&paging{}, "", r.GetRelations(), nil, r.GetUndecided())
+			})
 		},
 	}
 	f := c.Flags()
