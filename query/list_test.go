@@ -387,7 +387,7 @@ func TestCancelledLists(t *testing.T) {
 			for range 10 {
 				ctx, cancel := context.WithCancel(context.Background())
 				var cancelled time.Time
-				timer := time.AfterFunc(2*time.Millisecond, func() { cancelled = time.Now(); cancel() })
+				timer := time.AfterFunc(300*time.Microsecond, func() { cancelled = time.Now(); cancel() })
 				err := tt.ask(ctx, a)
 				ended := time.Now()
 				if timer.Stop() {
