@@ -202,19 +202,20 @@ type Granted struct {
 	State State
 }
 
-// Tuples yields the granted tuples that f matches, after the given one, which f matches
-// too, unless it is zero, each once, in order: that of [tuple.Tuple.Compare]; but if f has a kind and no id
+// Tuples yields the granted tuples that f matches, after the given one, which f must
+// pass (see [Filter.Passes]), unless it is zero, each once, in order: that of [tuple.Tuple.Compare]; but if f has a kind and no id
 // of an object, by subject type, relation and id, then by object type, relation and id.
 // Conditions are not run, and contextual tuples are not granted, so none can be given.
 //
 // A failure is yielded once, as the last element: an [*InvalidError] for a filter that
 // names what the model does not have, or that no tuple could match; a
-// [*model.BudgetError]; ctx's error; an error of the index. Until the loop ends, nothing
-// else may be asked.
+// [*model.BudgetError]; ctx's error; an error of the index. Where the rows of the budget
+// are used up, the last tuple that was passed stands beside the error, to go on after it.
+// Until the loop ends, nothing else may be asked.
 func (a *Asking) Tuples(ctx context.Context, f Filter, after tuple.Tuple) iter.Seq2[Granted, error] {
 	return func(yield func(Granted, error) bool) {
 		err := a.validFilter(&f)
-		if err == nil && after != (tuple.Tuple{}) && !f.Matches(after) {
+		if err == nil && after != (tuple.Tuple{}) && !f.Passes(after) {
 			err = invalid("after", "%s is none of those that are read", after)
 		}
 		if err == nil {
@@ -228,11 +229,13 @@ func (a *Asking) Tuples(ctx context.Context, f Filter, after tuple.Tuple) iter.S
 		a.clock = clock{ctx: ctx, limit: budget.Time}
 		rows, more := 0, true
 		var exhausted error
+		var passed tuple.Tuple
 		err = a.view.Tuples(f.prefix(), after, func(t index.Granted) bool {
 			if rows++; rows > budget.Rows {
 				exhausted = &model.BudgetError{What: "rows", Limit: budget.Rows, Spent: model.Spent{Rows: budget.Rows}}
 				return false
 			}
+			passed = t.Tuple
 			g := Granted{t, a.state(&t)}
 			if !f.Matches(t.Tuple) || g.State != Active && !f.Inactive {
 				return true
@@ -242,7 +245,9 @@ func (a *Asking) Tuples(ctx context.Context, f Filter, after tuple.Tuple) iter.S
 			a.clock.away += time.Since(left)
 			return more
 		})
-		if err = errors.Join(err, exhausted); err != nil && more {
+		if err == nil && exhausted != nil {
+			yield(Granted{Granted: index.Granted{Tuple: passed}}, exhausted)
+		} else if err != nil && more {
 			yield(Granted{}, err)
 		}
 	}
@@ -312,6 +317,13 @@ func (f *Filter) prefix() index.Prefix {
 		return index.ByObject(f.Object, f.Relation, nil, "")
 	}
 	return index.ByObject(f.Object, f.Relation, f.Kind, f.Subject)
+}
+
+// Passes reports whether a reading with f comes by the tuple, be it that f matches it or
+// not: whether it may go on after it.
+func (f *Filter) Passes(t tuple.Tuple) bool {
+	p := f.prefix()
+	return p.Has(t)
 }
 
 // Matches reports whether a tuple has all parts of the filter.

@@ -242,6 +242,7 @@ func TestTuplesAfter(t *testing.T) {
 		{query.Filter{Object: tuple.Object{Type: "doc", ID: "1"}, Relation: "owner"}, "a:b#c@d:e", -1},
 		{query.Filter{Object: tuple.Object{Type: "doc", ID: "1"}}, "doc:2#owner@user:ann", -1},
 		{query.Filter{Kind: user, Subject: "bob"}, "doc:1#owner@user:ann", -1},
+		{query.Filter{Object: tuple.Object{Type: "doc"}, Relation: "blocked"}, "doc:1#owner@user:ann", 0}, // passed, though not matched
 	} {
 		n := 0
 		for _, err := range a.Tuples(context.Background(), tt.f, parse(t, tt.after)) {

@@ -163,6 +163,11 @@ func known(parts ...string) []string {
 	return parts
 }
 
+// Has reports whether the key of a tuple begins with the prefix.
+func (p *Prefix) Has(t tuple.Tuple) bool {
+	return bytes.HasPrefix(p.key(nil, ledger.System, t), p.append(nil, ledger.System))
+}
+
 func (p *Prefix) append(dst []byte, store ledger.ID) []byte {
 	family := byte(familyForward)
 	if p.bySubject {

@@ -218,14 +218,14 @@ type Granted struct {
 }
 
 // Tuples calls yield for each live tuple whose key begins with the prefix, after the
-// given one of them unless it is zero, until yield returns false. Yield may ask
+// given one unless it is zero, which must have the prefix, until yield returns false. Yield may ask
 // the view. The cost is that of Subjects.
 func (v *View) Tuples(p Prefix, after tuple.Tuple, yield func(Granted) bool) error {
 	var failed error
 	rest := ""
 	if after != (tuple.Tuple{}) {
 		prefix, key := p.append(nil, v.head.Store), p.key(nil, v.head.Store, after)
-		if !bytes.HasPrefix(key, prefix) {
+		if !p.Has(after) {
 			return fmt.Errorf("tuple %s is none of those that are read", after)
 		}
 		if len(key)-versioned == len(prefix) {

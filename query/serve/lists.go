@@ -150,6 +150,14 @@ func sendPages[T, M any, P page[T, M]](p *pages, all bool, items iter.Seq2[T, er
 			}
 			current, n, sent = fresh(), 0, time.Now()
 		}
+		var spent *model.BudgetError
+		if at := after(item); errors.As(err, &spent) && at != "" {
+			// A reading that has used up its rows says where to go on.
+			if sendErr := send(current.message(p, p.next(at))); sendErr != nil || !all {
+				return sendErr
+			}
+			return err
+		}
 		if err == nil {
 			err = current.take(item)
 		}
@@ -362,14 +370,22 @@ func (s *Server) readTuples(ctx context.Context, req *pb.ReadTuplesRequest, all 
 	defer p.view.Close()
 	var after tuple.Tuple
 	if p.token.After != "" {
-		if after, err = tuple.Parse(p.token.After); err != nil || !f.Matches(after) {
+		if after, err = tuple.Parse(p.token.After); err != nil || !f.Passes(after) {
 			return malformed("page_token", "%s", query.ErrPageToken)
 		}
 	}
-	err = sendPages(p, all, p.asking.Tuples(ctx, f, after), func(g query.Granted) string { return g.Tuple.String() },
+	err = sendPages(p, all, p.asking.Tuples(ctx, f, after), tupleText,
 		func() *tuplesPage { return &tuplesPage{} }, send)
 	s.cfg.Metrics.list("tuples", err, time.Since(began))
 	return err
+}
+
+// tupleText is what a tuple is called in a page token, "" for none.
+func tupleText(g query.Granted) string {
+	if g.Tuple == (tuple.Tuple{}) {
+		return ""
+	}
+	return g.Tuple.String()
 }
 
 type tuplesPage struct{ m pb.ReadTuplesResponse }

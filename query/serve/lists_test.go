@@ -400,6 +400,34 @@ func TestListBudget(t *testing.T) {
 	if connect.CodeOf(err) != connect.CodeResourceExhausted || !ok || spent.What != "rows" || spent.Limit != 30 || spent.Rows != 30 || spent.Memory == 0 {
 		t.Errorf("error = %v with %v, want 30 rows exhausted", err, spent)
 	}
+	// A reading goes on, a budget at a time.
+	q := &pb.ReadTuplesRequest{Store: store, Object: "doc", Relation: "blocked"}
+	found, pages := 0, 0
+	for {
+		r, err := n.PermissionServiceClient.ReadTuples(context10(t), q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found, pages = found+len(r.Tuples), pages+1
+		if q.PageToken = r.NextPageToken; q.PageToken == "" {
+			break
+		}
+	}
+	if found != 1 || pages != 3 {
+		t.Errorf("found %d tuples in %d pages, want the one of 63 in three times 30", found, pages)
+	}
+	s, err := n.StreamTuples(context10(t), &pb.StreamTuplesRequest{Read: &pb.ReadTuplesRequest{Store: store, Object: "doc", Relation: "blocked"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	next := ""
+	for s.Receive() {
+		next = s.Msg().Page.NextPageToken
+	}
+	if connect.CodeOf(s.Err()) != connect.CodeResourceExhausted || next == "" {
+		t.Errorf("the stream ends with %v, and says to go on at %q", s.Err(), next)
+	}
 	_, err = n.Submit(context10(t), &pb.SubmitRequest{Command: &pb.Command{Store: store, Changes: []*pb.Change{
 		{Change: &pb.Change_WriteModel{WriteModel: &pb.ModelSource{Source: strings.Replace(testModel, "type user", "type more\ntype user", 1)}}}}}})
 	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "changes[0].model.source", "at most 3 types")

@@ -2026,7 +2026,8 @@ type ReadTuplesResponse struct {
 	// The tuples, by object, relation and subject; if the filter has a subject or a kind of
 	// subject and no id of an object, by subject, then by type of object, relation and id.
 	Tuples []*GrantedTuple `protobuf:"bytes,1,rep,name=tuples,proto3" json:"tuples,omitempty"`
-	// Continues after this page; empty: there is no more.
+	// Continues after this page; empty: there is no more. A page may be short, or empty, and
+	// yet not the last: a filter that matches little of much is read a budget at a time.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// Token of the revision read at, for a later at_least.
 	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
