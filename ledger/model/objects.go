@@ -44,8 +44,8 @@ func (m *Model) ListObjects(sc Scope, s tuple.Subject, typ, relation, after stri
 	}
 	meter := newMeter(&sc, ListBudget)
 	w := &objectWalk{
-		search: newSearch(&sc, s, &meter), model: m,
-		sets: make(map[*plan][]member), chosen: make(map[*node]int),
+		search: newSearch(&sc, s, &meter),
+		sets:   make(map[*plan][]member), chosen: make(map[*node]int),
 	}
 	defer w.release()
 	w.list(p, after, yield)
@@ -59,7 +59,6 @@ var errTrial = errors.New("model: the trial is over")
 // judges what was found.
 type objectWalk struct {
 	*search
-	model  *Model
 	sets   map[*plan][]member // the relations on the way whose holders are known
 	chosen map[*node]int      // the operand followed, of intersections
 	within *component         // what is being closed, nil outside

@@ -56,7 +56,7 @@ type subjectWalk struct {
 
 	all     bool // every side is followed
 	trying  bool // only the rows count
-	wild    bool // what is followed may be held by everyone, so not all sides are too few
+	wild    bool // what is followed may be held by everyone: some sides are not enough
 	visited map[partKey]*bool
 	queue   []visit
 	sources []subjectSource
@@ -98,7 +98,7 @@ type subjectSource struct {
 func (w *subjectWalk) walk() {
 	for i := 0; i < len(w.queue) && w.fatal == nil && (w.all || !w.wild); i++ {
 		v := w.queue[i]
-		if v.typ() == w.kind.Type && v.plan.name == w.kind.Relation {
+		if v.object.Type == w.kind.Type && v.plan.name == w.kind.Relation {
 			w.source(subjectSource{one: v.object.ID, duties: v.duties, unsure: v.unsure})
 		}
 		w.node(&v, &v.plan.rule, v.duties, v.unsure)
@@ -116,8 +116,6 @@ func (w *subjectWalk) open(p *plan, o tuple.Object) bool {
 	held, err := w.grant(p, o, everyone)
 	return held || err != nil
 }
-
-func (v *visit) typ() string { return v.object.Type }
 
 func (w *subjectWalk) source(s subjectSource) {
 	w.sources = append(w.sources, s)
