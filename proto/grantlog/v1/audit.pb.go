@@ -9,6 +9,7 @@ package grantlogv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -21,6 +22,140 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// The kinds of change.
+type EntryFilter_Kind int32
+
+const (
+	// Not a kind.
+	EntryFilter_KIND_UNSPECIFIED EntryFilter_Kind = 0
+	// Grants.
+	EntryFilter_GRANT EntryFilter_Kind = 1
+	// Revokes.
+	EntryFilter_REVOKE EntryFilter_Kind = 2
+	// New models.
+	EntryFilter_WRITE_MODEL EntryFilter_Kind = 3
+	// Stores created; in the store "system", and the first entry of the store itself.
+	EntryFilter_CREATE_STORE EntryFilter_Kind = 4
+	// Stores deleted; in the store "system", and the last entry of the store itself.
+	EntryFilter_DELETE_STORE EntryFilter_Kind = 5
+	// Losses accepted; in the store "system".
+	EntryFilter_ADVANCE_EPOCH EntryFilter_Kind = 6
+	// Fold versions; in the store "system".
+	EntryFilter_ACTIVATE EntryFilter_Kind = 7
+)
+
+// Enum value maps for EntryFilter_Kind.
+var (
+	EntryFilter_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "GRANT",
+		2: "REVOKE",
+		3: "WRITE_MODEL",
+		4: "CREATE_STORE",
+		5: "DELETE_STORE",
+		6: "ADVANCE_EPOCH",
+		7: "ACTIVATE",
+	}
+	EntryFilter_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"GRANT":            1,
+		"REVOKE":           2,
+		"WRITE_MODEL":      3,
+		"CREATE_STORE":     4,
+		"DELETE_STORE":     5,
+		"ADVANCE_EPOCH":    6,
+		"ACTIVATE":         7,
+	}
+)
+
+func (x EntryFilter_Kind) Enum() *EntryFilter_Kind {
+	p := new(EntryFilter_Kind)
+	*p = x
+	return p
+}
+
+func (x EntryFilter_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EntryFilter_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_audit_proto_enumTypes[0].Descriptor()
+}
+
+func (EntryFilter_Kind) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_audit_proto_enumTypes[0]
+}
+
+func (x EntryFilter_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EntryFilter_Kind.Descriptor instead.
+func (EntryFilter_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{1, 0}
+}
+
+// What became of it.
+type HistoryItem_Kind int32
+
+const (
+	// Not a kind.
+	HistoryItem_KIND_UNSPECIFIED HistoryItem_Kind = 0
+	// It was granted, and was not live before.
+	HistoryItem_GRANTED HistoryItem_Kind = 1
+	// It was granted with another condition, context, time or owner than before.
+	HistoryItem_CHANGED HistoryItem_Kind = 2
+	// It was revoked.
+	HistoryItem_REVOKED HistoryItem_Kind = 3
+	// Its expires_at came.
+	HistoryItem_EXPIRED HistoryItem_Kind = 4
+)
+
+// Enum value maps for HistoryItem_Kind.
+var (
+	HistoryItem_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "GRANTED",
+		2: "CHANGED",
+		3: "REVOKED",
+		4: "EXPIRED",
+	}
+	HistoryItem_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"GRANTED":          1,
+		"CHANGED":          2,
+		"REVOKED":          3,
+		"EXPIRED":          4,
+	}
+)
+
+func (x HistoryItem_Kind) Enum() *HistoryItem_Kind {
+	p := new(HistoryItem_Kind)
+	*p = x
+	return p
+}
+
+func (x HistoryItem_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HistoryItem_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_audit_proto_enumTypes[1].Descriptor()
+}
+
+func (HistoryItem_Kind) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_audit_proto_enumTypes[1]
+}
+
+func (x HistoryItem_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HistoryItem_Kind.Descriptor instead.
+func (HistoryItem_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{5, 0}
+}
+
 // ReplayRequest says which entries to stream.
 type ReplayRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -32,12 +167,20 @@ type ReplayRequest struct {
 	//
 	//	*ReplayRequest_From
 	//	*ReplayRequest_ResumeToken
+	//	*ReplayRequest_FromTime
 	Start isReplayRequest_Start `protobuf_oneof:"start"`
 	// Wait for new entries after the newest; the stream then ends with its deadline, its
 	// caller or the server.
 	Follow bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Send each command's bytes as they came as well.
-	Raw           bool `protobuf:"varint,5,opt,name=raw,proto3" json:"raw,omitempty"`
+	Raw bool `protobuf:"varint,5,opt,name=raw,proto3" json:"raw,omitempty"`
+	// The last revision wanted; 0: to the newest. Excludes follow.
+	To uint64 `protobuf:"varint,7,opt,name=to,proto3" json:"to,omitempty"`
+	// The last moment wanted: entries whose log time is after it are not sent. Excludes
+	// follow and to.
+	ToTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=to_time,json=toTime,proto3" json:"to_time,omitempty"`
+	// Which entries to send; absent: all.
+	Filter        *EntryFilter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -104,6 +247,15 @@ func (x *ReplayRequest) GetResumeToken() string {
 	return ""
 }
 
+func (x *ReplayRequest) GetFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Start.(*ReplayRequest_FromTime); ok {
+			return x.FromTime
+		}
+	}
+	return nil
+}
+
 func (x *ReplayRequest) GetFollow() bool {
 	if x != nil {
 		return x.Follow
@@ -116,6 +268,27 @@ func (x *ReplayRequest) GetRaw() bool {
 		return x.Raw
 	}
 	return false
+}
+
+func (x *ReplayRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *ReplayRequest) GetToTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ToTime
+	}
+	return nil
+}
+
+func (x *ReplayRequest) GetFilter() *EntryFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
 }
 
 type isReplayRequest_Start interface {
@@ -133,9 +306,157 @@ type ReplayRequest_ResumeToken struct {
 	ResumeToken string `protobuf:"bytes,3,opt,name=resume_token,json=resumeToken,proto3,oneof"`
 }
 
+type ReplayRequest_FromTime struct {
+	// The first entry whose log time is not before this moment.
+	FromTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=from_time,json=fromTime,proto3,oneof"`
+}
+
 func (*ReplayRequest_From) isReplayRequest_Start() {}
 
 func (*ReplayRequest_ResumeToken) isReplayRequest_Start() {}
+
+func (*ReplayRequest_FromTime) isReplayRequest_Start() {}
+
+// An EntryFilter says which entries are wanted: those that fit every field given. A
+// filter by actor, ticket, subject, object or a rejected outcome reads an index; others
+// look through all entries. Fields about changes (subject, object, type, relation, kinds)
+// must fit one and the same change.
+type EntryFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asked.
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The ticket that asked for it.
+	Ticket string `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The subject of a grant or revoke: "user:ann", "group:eng#member", "user:*".
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The object of a grant or revoke, "type:id".
+	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	// The type of the object of a grant or revoke. One that no model of the store has had
+	// is INVALID_ARGUMENT.
+	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
+	// The relation of a grant or revoke. One that no model of the store has had is
+	// INVALID_ARGUMENT.
+	Relation string `protobuf:"bytes,6,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The kinds of change; none: all.
+	Kinds []EntryFilter_Kind `protobuf:"varint,7,rep,packed,name=kinds,proto3,enum=grantlog.v1.EntryFilter_Kind" json:"kinds,omitempty"`
+	// The outcomes; none: all.
+	Outcomes []Outcome_Kind `protobuf:"varint,8,rep,packed,name=outcomes,proto3,enum=grantlog.v1.Outcome_Kind" json:"outcomes,omitempty"`
+	// Only those without a ticket.
+	WithoutTicket bool `protobuf:"varint,9,opt,name=without_ticket,json=withoutTicket,proto3" json:"without_ticket,omitempty"`
+	// Only those that came through one of these channels; none: all.
+	Channels []string `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Only those that came through none of these channels; none: all.
+	OutsideChannels []string `protobuf:"bytes,11,rep,name=outside_channels,json=outsideChannels,proto3" json:"outside_channels,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *EntryFilter) Reset() {
+	*x = EntryFilter{}
+	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntryFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntryFilter) ProtoMessage() {}
+
+func (x *EntryFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntryFilter.ProtoReflect.Descriptor instead.
+func (*EntryFilter) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *EntryFilter) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetKinds() []EntryFilter_Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *EntryFilter) GetOutcomes() []Outcome_Kind {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *EntryFilter) GetWithoutTicket() bool {
+	if x != nil {
+		return x.WithoutTicket
+	}
+	return false
+}
+
+func (x *EntryFilter) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *EntryFilter) GetOutsideChannels() []string {
+	if x != nil {
+		return x.OutsideChannels
+	}
+	return nil
+}
 
 // ReplayResponse is some entries in order.
 type ReplayResponse struct {
@@ -154,7 +475,7 @@ type ReplayResponse struct {
 
 func (x *ReplayResponse) Reset() {
 	*x = ReplayResponse{}
-	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -166,7 +487,7 @@ func (x *ReplayResponse) String() string {
 func (*ReplayResponse) ProtoMessage() {}
 
 func (x *ReplayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -179,7 +500,7 @@ func (x *ReplayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayResponse.ProtoReflect.Descriptor instead.
 func (*ReplayResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{1}
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ReplayResponse) GetEntries() []*Entry {
@@ -203,24 +524,319 @@ func (x *ReplayResponse) GetCaughtUp() bool {
 	return false
 }
 
+// HistoryRequest says whose history. Exactly one of tuple, object and subject is given.
+type HistoryRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// A tuple.
+	Tuple *Tuple `protobuf:"bytes,2,opt,name=tuple,proto3" json:"tuple,omitempty"`
+	// An object, "type:id": all tuples that grant something on it.
+	Object string `protobuf:"bytes,3,opt,name=object,proto3" json:"object,omitempty"`
+	// A subject ("user:ann", "group:eng#member", "user:*"): all tuples that grant it
+	// something.
+	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
+	// How new the answer must be; of the past, what came later is not told.
+	Freshness *Freshness `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The resume_token of an answer received: begin after it.
+	ResumeToken   string `protobuf:"bytes,6,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryRequest) Reset() {
+	*x = HistoryRequest{}
+	mi := &file_grantlog_v1_audit_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryRequest) ProtoMessage() {}
+
+func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_audit_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
+func (*HistoryRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HistoryRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetTuple() *Tuple {
+	if x != nil {
+		return x.Tuple
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *HistoryRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *HistoryRequest) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+// HistoryResponse is some items in order.
+type HistoryResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The items.
+	Items []*HistoryItem `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
+	// Continues after the last item of this answer.
+	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
+	// The revision that the history goes up to.
+	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that it goes up to.
+	EvaluatedAt   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryResponse) Reset() {
+	*x = HistoryResponse{}
+	mi := &file_grantlog_v1_audit_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryResponse) ProtoMessage() {}
+
+func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_audit_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
+func (*HistoryResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HistoryResponse) GetItems() []*HistoryItem {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *HistoryResponse) GetResumeToken() string {
+	if x != nil {
+		return x.ResumeToken
+	}
+	return ""
+}
+
+func (x *HistoryResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *HistoryResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+// A HistoryItem is one thing that became of a tuple.
+type HistoryItem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of it.
+	Kind HistoryItem_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=grantlog.v1.HistoryItem_Kind" json:"kind,omitempty"`
+	// When: the log time of the command, or the expires_at that came.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// The tuple, as it is granted from then on; of REVOKED and EXPIRED, as it was.
+	Grant *GrantedTuple `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`
+	// The command; of EXPIRED, the one that had granted it.
+	Command       *Provenance `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HistoryItem) Reset() {
+	*x = HistoryItem{}
+	mi := &file_grantlog_v1_audit_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HistoryItem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HistoryItem) ProtoMessage() {}
+
+func (x *HistoryItem) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_audit_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HistoryItem.ProtoReflect.Descriptor instead.
+func (*HistoryItem) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *HistoryItem) GetKind() HistoryItem_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return HistoryItem_KIND_UNSPECIFIED
+}
+
+func (x *HistoryItem) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *HistoryItem) GetGrant() *GrantedTuple {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *HistoryItem) GetCommand() *Provenance {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
 var File_grantlog_v1_audit_proto protoreflect.FileDescriptor
 
 const file_grantlog_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x17grantlog/v1/audit.proto\x12\vgrantlog.v1\x1a\x17grantlog/v1/types.proto\"\x93\x01\n" +
+	"\x17grantlog/v1/audit.proto\x12\vgrantlog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1cgrantlog/v1/permission.proto\x1a\x17grantlog/v1/proof.proto\x1a\x18grantlog/v1/report.proto\x1a\x17grantlog/v1/types.proto\"\xc5\x02\n" +
 	"\rReplayRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x14\n" +
 	"\x04from\x18\x02 \x01(\x04H\x00R\x04from\x12#\n" +
-	"\fresume_token\x18\x03 \x01(\tH\x00R\vresumeToken\x12\x16\n" +
+	"\fresume_token\x18\x03 \x01(\tH\x00R\vresumeToken\x129\n" +
+	"\tfrom_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\bfromTime\x12\x16\n" +
 	"\x06follow\x18\x04 \x01(\bR\x06follow\x12\x10\n" +
-	"\x03raw\x18\x05 \x01(\bR\x03rawB\a\n" +
-	"\x05start\"~\n" +
+	"\x03raw\x18\x05 \x01(\bR\x03raw\x12\x0e\n" +
+	"\x02to\x18\a \x01(\x04R\x02to\x123\n" +
+	"\ato_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06toTime\x120\n" +
+	"\x06filter\x18\t \x01(\v2\x18.grantlog.v1.EntryFilterR\x06filterB\a\n" +
+	"\x05start\"\x83\x04\n" +
+	"\vEntryFilter\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06ticket\x18\x02 \x01(\tR\x06ticket\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\x12\x1a\n" +
+	"\brelation\x18\x06 \x01(\tR\brelation\x123\n" +
+	"\x05kinds\x18\a \x03(\x0e2\x1d.grantlog.v1.EntryFilter.KindR\x05kinds\x125\n" +
+	"\boutcomes\x18\b \x03(\x0e2\x19.grantlog.v1.Outcome.KindR\boutcomes\x12%\n" +
+	"\x0ewithout_ticket\x18\t \x01(\bR\rwithoutTicket\x12\x1a\n" +
+	"\bchannels\x18\n" +
+	" \x03(\tR\bchannels\x12)\n" +
+	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\x89\x01\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05GRANT\x10\x01\x12\n" +
+	"\n" +
+	"\x06REVOKE\x10\x02\x12\x0f\n" +
+	"\vWRITE_MODEL\x10\x03\x12\x10\n" +
+	"\fCREATE_STORE\x10\x04\x12\x10\n" +
+	"\fDELETE_STORE\x10\x05\x12\x11\n" +
+	"\rADVANCE_EPOCH\x10\x06\x12\f\n" +
+	"\bACTIVATE\x10\a\"~\n" +
 	"\x0eReplayResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.grantlog.v1.EntryR\aentries\x12!\n" +
 	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\x12\x1b\n" +
-	"\tcaught_up\x18\x03 \x01(\bR\bcaughtUp2S\n" +
+	"\tcaught_up\x18\x03 \x01(\bR\bcaughtUp\"\xdb\x01\n" +
+	"\x0eHistoryRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12(\n" +
+	"\x05tuple\x18\x02 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12\x16\n" +
+	"\x06object\x18\x03 \x01(\tR\x06object\x12\x18\n" +
+	"\asubject\x18\x04 \x01(\tR\asubject\x124\n" +
+	"\tfreshness\x18\x05 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12!\n" +
+	"\fresume_token\x18\x06 \x01(\tR\vresumeToken\"\xbf\x01\n" +
+	"\x0fHistoryResponse\x12.\n" +
+	"\x05items\x18\x01 \x03(\v2\x18.grantlog.v1.HistoryItemR\x05items\x12!\n" +
+	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\"\xa6\x02\n" +
+	"\vHistoryItem\x121\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1d.grantlog.v1.HistoryItem.KindR\x04kind\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12/\n" +
+	"\x05grant\x18\x03 \x01(\v2\x19.grantlog.v1.GrantedTupleR\x05grant\x121\n" +
+	"\acommand\x18\x04 \x01(\v2\x17.grantlog.v1.ProvenanceR\acommand\"P\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aGRANTED\x10\x01\x12\v\n" +
+	"\aCHANGED\x10\x02\x12\v\n" +
+	"\aREVOKED\x10\x03\x12\v\n" +
+	"\aEXPIRED\x10\x042\xba\x04\n" +
 	"\fAuditService\x12C\n" +
-	"\x06Replay\x12\x1a.grantlog.v1.ReplayRequest\x1a\x1b.grantlog.v1.ReplayResponse0\x01B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
+	"\x06Replay\x12\x1a.grantlog.v1.ReplayRequest\x1a\x1b.grantlog.v1.ReplayResponse0\x01\x12F\n" +
+	"\aHistory\x12\x1b.grantlog.v1.HistoryRequest\x1a\x1c.grantlog.v1.HistoryResponse0\x01\x12C\n" +
+	"\x06Report\x12\x1a.grantlog.v1.ReportRequest\x1a\x1b.grantlog.v1.ReportResponse0\x01\x12M\n" +
+	"\n" +
+	"Checkpoint\x12\x1e.grantlog.v1.CheckpointRequest\x1a\x1f.grantlog.v1.CheckpointResponse\x12^\n" +
+	"\x0eProveInclusion\x12\".grantlog.v1.ProveInclusionRequest\x1a#.grantlog.v1.ProveInclusionResponse\"\x03\x90\x02\x01\x12d\n" +
+	"\x10ProveConsistency\x12$.grantlog.v1.ProveConsistencyRequest\x1a%.grantlog.v1.ProveConsistencyResponse\"\x03\x90\x02\x01\x12C\n" +
+	"\x06Export\x12\x1a.grantlog.v1.ExportRequest\x1a\x1b.grantlog.v1.ExportResponse0\x01B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
 
 var (
 	file_grantlog_v1_audit_proto_rawDescOnce sync.Once
@@ -234,21 +850,69 @@ func file_grantlog_v1_audit_proto_rawDescGZIP() []byte {
 	return file_grantlog_v1_audit_proto_rawDescData
 }
 
-var file_grantlog_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_grantlog_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_grantlog_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_grantlog_v1_audit_proto_goTypes = []any{
-	(*ReplayRequest)(nil),  // 0: grantlog.v1.ReplayRequest
-	(*ReplayResponse)(nil), // 1: grantlog.v1.ReplayResponse
-	(*Entry)(nil),          // 2: grantlog.v1.Entry
+	(EntryFilter_Kind)(0),            // 0: grantlog.v1.EntryFilter.Kind
+	(HistoryItem_Kind)(0),            // 1: grantlog.v1.HistoryItem.Kind
+	(*ReplayRequest)(nil),            // 2: grantlog.v1.ReplayRequest
+	(*EntryFilter)(nil),              // 3: grantlog.v1.EntryFilter
+	(*ReplayResponse)(nil),           // 4: grantlog.v1.ReplayResponse
+	(*HistoryRequest)(nil),           // 5: grantlog.v1.HistoryRequest
+	(*HistoryResponse)(nil),          // 6: grantlog.v1.HistoryResponse
+	(*HistoryItem)(nil),              // 7: grantlog.v1.HistoryItem
+	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
+	(Outcome_Kind)(0),                // 9: grantlog.v1.Outcome.Kind
+	(*Entry)(nil),                    // 10: grantlog.v1.Entry
+	(*Tuple)(nil),                    // 11: grantlog.v1.Tuple
+	(*Freshness)(nil),                // 12: grantlog.v1.Freshness
+	(*GrantedTuple)(nil),             // 13: grantlog.v1.GrantedTuple
+	(*Provenance)(nil),               // 14: grantlog.v1.Provenance
+	(*ReportRequest)(nil),            // 15: grantlog.v1.ReportRequest
+	(*CheckpointRequest)(nil),        // 16: grantlog.v1.CheckpointRequest
+	(*ProveInclusionRequest)(nil),    // 17: grantlog.v1.ProveInclusionRequest
+	(*ProveConsistencyRequest)(nil),  // 18: grantlog.v1.ProveConsistencyRequest
+	(*ExportRequest)(nil),            // 19: grantlog.v1.ExportRequest
+	(*ReportResponse)(nil),           // 20: grantlog.v1.ReportResponse
+	(*CheckpointResponse)(nil),       // 21: grantlog.v1.CheckpointResponse
+	(*ProveInclusionResponse)(nil),   // 22: grantlog.v1.ProveInclusionResponse
+	(*ProveConsistencyResponse)(nil), // 23: grantlog.v1.ProveConsistencyResponse
+	(*ExportResponse)(nil),           // 24: grantlog.v1.ExportResponse
 }
 var file_grantlog_v1_audit_proto_depIdxs = []int32{
-	2, // 0: grantlog.v1.ReplayResponse.entries:type_name -> grantlog.v1.Entry
-	0, // 1: grantlog.v1.AuditService.Replay:input_type -> grantlog.v1.ReplayRequest
-	1, // 2: grantlog.v1.AuditService.Replay:output_type -> grantlog.v1.ReplayResponse
-	2, // [2:3] is the sub-list for method output_type
-	1, // [1:2] is the sub-list for method input_type
-	1, // [1:1] is the sub-list for extension type_name
-	1, // [1:1] is the sub-list for extension extendee
-	0, // [0:1] is the sub-list for field type_name
+	8,  // 0: grantlog.v1.ReplayRequest.from_time:type_name -> google.protobuf.Timestamp
+	8,  // 1: grantlog.v1.ReplayRequest.to_time:type_name -> google.protobuf.Timestamp
+	3,  // 2: grantlog.v1.ReplayRequest.filter:type_name -> grantlog.v1.EntryFilter
+	0,  // 3: grantlog.v1.EntryFilter.kinds:type_name -> grantlog.v1.EntryFilter.Kind
+	9,  // 4: grantlog.v1.EntryFilter.outcomes:type_name -> grantlog.v1.Outcome.Kind
+	10, // 5: grantlog.v1.ReplayResponse.entries:type_name -> grantlog.v1.Entry
+	11, // 6: grantlog.v1.HistoryRequest.tuple:type_name -> grantlog.v1.Tuple
+	12, // 7: grantlog.v1.HistoryRequest.freshness:type_name -> grantlog.v1.Freshness
+	7,  // 8: grantlog.v1.HistoryResponse.items:type_name -> grantlog.v1.HistoryItem
+	8,  // 9: grantlog.v1.HistoryResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	1,  // 10: grantlog.v1.HistoryItem.kind:type_name -> grantlog.v1.HistoryItem.Kind
+	8,  // 11: grantlog.v1.HistoryItem.time:type_name -> google.protobuf.Timestamp
+	13, // 12: grantlog.v1.HistoryItem.grant:type_name -> grantlog.v1.GrantedTuple
+	14, // 13: grantlog.v1.HistoryItem.command:type_name -> grantlog.v1.Provenance
+	2,  // 14: grantlog.v1.AuditService.Replay:input_type -> grantlog.v1.ReplayRequest
+	5,  // 15: grantlog.v1.AuditService.History:input_type -> grantlog.v1.HistoryRequest
+	15, // 16: grantlog.v1.AuditService.Report:input_type -> grantlog.v1.ReportRequest
+	16, // 17: grantlog.v1.AuditService.Checkpoint:input_type -> grantlog.v1.CheckpointRequest
+	17, // 18: grantlog.v1.AuditService.ProveInclusion:input_type -> grantlog.v1.ProveInclusionRequest
+	18, // 19: grantlog.v1.AuditService.ProveConsistency:input_type -> grantlog.v1.ProveConsistencyRequest
+	19, // 20: grantlog.v1.AuditService.Export:input_type -> grantlog.v1.ExportRequest
+	4,  // 21: grantlog.v1.AuditService.Replay:output_type -> grantlog.v1.ReplayResponse
+	6,  // 22: grantlog.v1.AuditService.History:output_type -> grantlog.v1.HistoryResponse
+	20, // 23: grantlog.v1.AuditService.Report:output_type -> grantlog.v1.ReportResponse
+	21, // 24: grantlog.v1.AuditService.Checkpoint:output_type -> grantlog.v1.CheckpointResponse
+	22, // 25: grantlog.v1.AuditService.ProveInclusion:output_type -> grantlog.v1.ProveInclusionResponse
+	23, // 26: grantlog.v1.AuditService.ProveConsistency:output_type -> grantlog.v1.ProveConsistencyResponse
+	24, // 27: grantlog.v1.AuditService.Export:output_type -> grantlog.v1.ExportResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_audit_proto_init() }
@@ -256,23 +920,28 @@ func file_grantlog_v1_audit_proto_init() {
 	if File_grantlog_v1_audit_proto != nil {
 		return
 	}
+	file_grantlog_v1_permission_proto_init()
+	file_grantlog_v1_proof_proto_init()
+	file_grantlog_v1_report_proto_init()
 	file_grantlog_v1_types_proto_init()
 	file_grantlog_v1_audit_proto_msgTypes[0].OneofWrappers = []any{
 		(*ReplayRequest_From)(nil),
 		(*ReplayRequest_ResumeToken)(nil),
+		(*ReplayRequest_FromTime)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_audit_proto_rawDesc), len(file_grantlog_v1_audit_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   2,
+			NumEnums:      2,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_grantlog_v1_audit_proto_goTypes,
 		DependencyIndexes: file_grantlog_v1_audit_proto_depIdxs,
+		EnumInfos:         file_grantlog_v1_audit_proto_enumTypes,
 		MessageInfos:      file_grantlog_v1_audit_proto_msgTypes,
 	}.Build()
 	File_grantlog_v1_audit_proto = out.File

@@ -94,6 +94,205 @@ func (Tree_Operation) EnumDescriptor() ([]byte, []int) {
 	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{19, 0}
 }
 
+// What came out.
+type Explanation_Verdict int32
+
+const (
+	// Not a verdict.
+	Explanation_VERDICT_UNSPECIFIED Explanation_Verdict = 0
+	// The subject holds the relation by this.
+	Explanation_HOLDS Explanation_Verdict = 1
+	// It does not.
+	Explanation_HOLDS_NOT Explanation_Verdict = 2
+	// There is no answer.
+	Explanation_UNDECIDED Explanation_Verdict = 3
+)
+
+// Enum value maps for Explanation_Verdict.
+var (
+	Explanation_Verdict_name = map[int32]string{
+		0: "VERDICT_UNSPECIFIED",
+		1: "HOLDS",
+		2: "HOLDS_NOT",
+		3: "UNDECIDED",
+	}
+	Explanation_Verdict_value = map[string]int32{
+		"VERDICT_UNSPECIFIED": 0,
+		"HOLDS":               1,
+		"HOLDS_NOT":           2,
+		"UNDECIDED":           3,
+	}
+)
+
+func (x Explanation_Verdict) Enum() *Explanation_Verdict {
+	p := new(Explanation_Verdict)
+	*p = x
+	return p
+}
+
+func (x Explanation_Verdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Explanation_Verdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_permission_proto_enumTypes[1].Descriptor()
+}
+
+func (Explanation_Verdict) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_permission_proto_enumTypes[1]
+}
+
+func (x Explanation_Verdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Explanation_Verdict.Descriptor instead.
+func (Explanation_Verdict) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{23, 0}
+}
+
+// Whether it counts.
+type ExplainedGrant_State int32
+
+const (
+	// Not a state.
+	ExplainedGrant_STATE_UNSPECIFIED ExplainedGrant_State = 0
+	// It counts.
+	ExplainedGrant_COUNTS ExplainedGrant_State = 1
+	// It was never granted.
+	ExplainedGrant_NEVER ExplainedGrant_State = 2
+	// It was revoked.
+	ExplainedGrant_REVOKED ExplainedGrant_State = 3
+	// Its expires_at has come.
+	ExplainedGrant_EXPIRED ExplainedGrant_State = 4
+	// Its not_before is still to come.
+	ExplainedGrant_NOT_YET ExplainedGrant_State = 5
+	// The model in force does not allow it.
+	ExplainedGrant_NOT_ALLOWED ExplainedGrant_State = 6
+	// Its condition does not hold.
+	ExplainedGrant_CONDITION_FALSE ExplainedGrant_State = 7
+	// Its condition has no answer; error says why.
+	ExplainedGrant_CONDITION_ERROR ExplainedGrant_State = 8
+)
+
+// Enum value maps for ExplainedGrant_State.
+var (
+	ExplainedGrant_State_name = map[int32]string{
+		0: "STATE_UNSPECIFIED",
+		1: "COUNTS",
+		2: "NEVER",
+		3: "REVOKED",
+		4: "EXPIRED",
+		5: "NOT_YET",
+		6: "NOT_ALLOWED",
+		7: "CONDITION_FALSE",
+		8: "CONDITION_ERROR",
+	}
+	ExplainedGrant_State_value = map[string]int32{
+		"STATE_UNSPECIFIED": 0,
+		"COUNTS":            1,
+		"NEVER":             2,
+		"REVOKED":           3,
+		"EXPIRED":           4,
+		"NOT_YET":           5,
+		"NOT_ALLOWED":       6,
+		"CONDITION_FALSE":   7,
+		"CONDITION_ERROR":   8,
+	}
+)
+
+func (x ExplainedGrant_State) Enum() *ExplainedGrant_State {
+	p := new(ExplainedGrant_State)
+	*p = x
+	return p
+}
+
+func (x ExplainedGrant_State) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExplainedGrant_State) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_permission_proto_enumTypes[2].Descriptor()
+}
+
+func (ExplainedGrant_State) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_permission_proto_enumTypes[2]
+}
+
+func (x ExplainedGrant_State) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExplainedGrant_State.Descriptor instead.
+func (ExplainedGrant_State) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{24, 0}
+}
+
+// What made it so.
+type Turn_Cause int32
+
+const (
+	// Not a cause.
+	Turn_CAUSE_UNSPECIFIED Turn_Cause = 0
+	// A command: a grant, a revoke, a new model.
+	Turn_COMMAND Turn_Cause = 1
+	// The expires_at of a grant came.
+	Turn_EXPIRY Turn_Cause = 2
+	// The not_before of a grant came.
+	Turn_START Turn_Cause = 3
+	// The answer was never another.
+	Turn_NEVER Turn_Cause = 4
+	// It was not found out within the budget; it was not after the moment told.
+	Turn_UNKNOWN Turn_Cause = 5
+)
+
+// Enum value maps for Turn_Cause.
+var (
+	Turn_Cause_name = map[int32]string{
+		0: "CAUSE_UNSPECIFIED",
+		1: "COMMAND",
+		2: "EXPIRY",
+		3: "START",
+		4: "NEVER",
+		5: "UNKNOWN",
+	}
+	Turn_Cause_value = map[string]int32{
+		"CAUSE_UNSPECIFIED": 0,
+		"COMMAND":           1,
+		"EXPIRY":            2,
+		"START":             3,
+		"NEVER":             4,
+		"UNKNOWN":           5,
+	}
+)
+
+func (x Turn_Cause) Enum() *Turn_Cause {
+	p := new(Turn_Cause)
+	*p = x
+	return p
+}
+
+func (x Turn_Cause) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Turn_Cause) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_permission_proto_enumTypes[3].Descriptor()
+}
+
+func (Turn_Cause) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_permission_proto_enumTypes[3]
+}
+
+func (x Turn_Cause) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Turn_Cause.Descriptor instead.
+func (Turn_Cause) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{25, 0}
+}
+
 // Whether it counts.
 type GrantedTuple_State int32
 
@@ -139,11 +338,11 @@ func (x GrantedTuple_State) String() string {
 }
 
 func (GrantedTuple_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_grantlog_v1_permission_proto_enumTypes[1].Descriptor()
+	return file_grantlog_v1_permission_proto_enumTypes[4].Descriptor()
 }
 
 func (GrantedTuple_State) Type() protoreflect.EnumType {
-	return &file_grantlog_v1_permission_proto_enumTypes[1]
+	return &file_grantlog_v1_permission_proto_enumTypes[4]
 }
 
 func (x GrantedTuple_State) Number() protoreflect.EnumNumber {
@@ -152,7 +351,7 @@ func (x GrantedTuple_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use GrantedTuple_State.Descriptor instead.
 func (GrantedTuple_State) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{25, 0}
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{30, 0}
 }
 
 // A ContextualTuple is a tuple that counts as granted for one question.
@@ -321,7 +520,8 @@ type CheckResponse struct {
 	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	// The revision of the store answered at.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The moment that expiry and conditions were held against: the server's clock.
+	// The moment that expiry and conditions were held against: the server's clock, or of the
+	// past that of the freshness.
 	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
 	// The model answered under, as a ULID.
 	Model         string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
@@ -477,7 +677,8 @@ type BatchCheckResponse struct {
 	Token string `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
 	// The revision of the store answered at.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The moment that expiry and conditions were held against: the server's clock.
+	// The moment that expiry and conditions were held against: the server's clock, or of the
+	// past that of the freshness.
 	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
 	// The model answered under, as a ULID.
 	Model         string `protobuf:"bytes,5,opt,name=model,proto3" json:"model,omitempty"`
@@ -1899,6 +2100,536 @@ func (x *TreeGrant) GetLeads() *Tree {
 	return nil
 }
 
+// ExplainRequest is one question.
+type ExplainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store, as a ULID; required.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// The question, as in CheckRequest.
+	Tuple *Tuple `protobuf:"bytes,2,opt,name=tuple,proto3" json:"tuple,omitempty"`
+	// As in CheckRequest.
+	Contextual []*ContextualTuple `protobuf:"bytes,3,rep,name=contextual,proto3" json:"contextual,omitempty"`
+	// As in CheckRequest.
+	Context *structpb.Struct `protobuf:"bytes,4,opt,name=context,proto3" json:"context,omitempty"`
+	// How new the answer must be.
+	Freshness *Freshness `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// The model to answer under, as a ULID. Empty: the newest of the revision answered at.
+	Model         string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainRequest) Reset() {
+	*x = ExplainRequest{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainRequest) ProtoMessage() {}
+
+func (x *ExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainRequest.ProtoReflect.Descriptor instead.
+func (*ExplainRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ExplainRequest) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *ExplainRequest) GetTuple() *Tuple {
+	if x != nil {
+		return x.Tuple
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetContextual() []*ContextualTuple {
+	if x != nil {
+		return x.Contextual
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetFreshness() *Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return nil
+}
+
+func (x *ExplainRequest) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// ExplainResponse is an answer with its reasons.
+type ExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the subject holds the relation; false beside an error.
+	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// Why there is no answer; absent if there is one.
+	Error *QuestionError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	// Of an allow, what proves it and nothing else; else all that was tried.
+	Tree *Explanation `protobuf:"bytes,3,opt,name=tree,proto3" json:"tree,omitempty"`
+	// Since when the answer has been what it is. Absent beside an error.
+	Turn *Turn `protobuf:"bytes,4,opt,name=turn,proto3" json:"turn,omitempty"`
+	// Token of the revision answered at, for a later at_least.
+	Token string `protobuf:"bytes,5,opt,name=token,proto3" json:"token,omitempty"`
+	// The revision of the store answered at.
+	Revision uint64 `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry and conditions were held against.
+	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	// The model answered under, as a ULID.
+	Model         string `protobuf:"bytes,8,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainResponse) Reset() {
+	*x = ExplainResponse{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainResponse) ProtoMessage() {}
+
+func (x *ExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainResponse.ProtoReflect.Descriptor instead.
+func (*ExplainResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ExplainResponse) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *ExplainResponse) GetError() *QuestionError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetTree() *Explanation {
+	if x != nil {
+		return x.Tree
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetTurn() *Turn {
+	if x != nil {
+		return x.Turn
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *ExplainResponse) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ExplainResponse) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
+func (x *ExplainResponse) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+// An Explanation says whether the subject holds a relation on an object by one rule.
+// Its shape is that of the relation's rule in the model.
+type Explanation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The object.
+	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
+	// The relation.
+	Relation string `protobuf:"bytes,2,opt,name=relation,proto3" json:"relation,omitempty"`
+	// What makes holders of the relation.
+	Operation Tree_Operation `protobuf:"varint,3,opt,name=operation,proto3,enum=grantlog.v1.Tree_Operation" json:"operation,omitempty"`
+	// Of COMPUTED and FROM: the rule as the model writes it.
+	Rule string `protobuf:"bytes,4,opt,name=rule,proto3" json:"rule,omitempty"`
+	// What came out.
+	Verdict Explanation_Verdict `protobuf:"varint,5,opt,name=verdict,proto3,enum=grantlog.v1.Explanation_Verdict" json:"verdict,omitempty"`
+	// Of UNDECIDED: why.
+	Error *QuestionError `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// Of GRANTED and FROM: the grants that were looked at.
+	Grants []*ExplainedGrant `protobuf:"bytes,7,rep,name=grants,proto3" json:"grants,omitempty"`
+	// Of COMPUTED, the relation named; of the other operations with branches, those.
+	Branches []*Explanation `protobuf:"bytes,8,rep,name=branches,proto3" json:"branches,omitempty"`
+	// This is explained at another place of the tree, once for each object and relation.
+	Elsewhere bool `protobuf:"varint,9,opt,name=elsewhere,proto3" json:"elsewhere,omitempty"`
+	// The subject is the userset itself, which holds its own relation.
+	Itself bool `protobuf:"varint,10,opt,name=itself,proto3" json:"itself,omitempty"`
+	// How many grants and branches were looked at that are not told, because there were
+	// too many.
+	Untold        uint32 `protobuf:"varint,11,opt,name=untold,proto3" json:"untold,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Explanation) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *Explanation) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *Explanation) GetOperation() Tree_Operation {
+	if x != nil {
+		return x.Operation
+	}
+	return Tree_OPERATION_UNSPECIFIED
+}
+
+func (x *Explanation) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Explanation) GetVerdict() Explanation_Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return Explanation_VERDICT_UNSPECIFIED
+}
+
+func (x *Explanation) GetError() *QuestionError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *Explanation) GetGrants() []*ExplainedGrant {
+	if x != nil {
+		return x.Grants
+	}
+	return nil
+}
+
+func (x *Explanation) GetBranches() []*Explanation {
+	if x != nil {
+		return x.Branches
+	}
+	return nil
+}
+
+func (x *Explanation) GetElsewhere() bool {
+	if x != nil {
+		return x.Elsewhere
+	}
+	return false
+}
+
+func (x *Explanation) GetItself() bool {
+	if x != nil {
+		return x.Itself
+	}
+	return false
+}
+
+func (x *Explanation) GetUntold() uint32 {
+	if x != nil {
+		return x.Untold
+	}
+	return 0
+}
+
+// An ExplainedGrant is a grant that was looked at, with the commands behind it.
+type ExplainedGrant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tuple, and what it is or was granted with.
+	Grant *GrantedTuple `protobuf:"bytes,1,opt,name=grant,proto3" json:"grant,omitempty"`
+	// Whether it counts.
+	State ExplainedGrant_State `protobuf:"varint,2,opt,name=state,proto3,enum=grantlog.v1.ExplainedGrant_State" json:"state,omitempty"`
+	// Of CONDITION_ERROR: why.
+	Error *QuestionError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	// The command that granted it as it is, or last was; absent of NEVER and contextual.
+	Made *Provenance `protobuf:"bytes,4,opt,name=made,proto3" json:"made,omitempty"`
+	// The command that revoked it.
+	Ended *Provenance `protobuf:"bytes,5,opt,name=ended,proto3" json:"ended,omitempty"`
+	// It is a contextual tuple of the question.
+	Contextual bool `protobuf:"varint,6,opt,name=contextual,proto3" json:"contextual,omitempty"`
+	// Whether the subject holds what the grant leads to; absent if it leads nowhere.
+	Leads         *Explanation `protobuf:"bytes,7,opt,name=leads,proto3" json:"leads,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedGrant) Reset() {
+	*x = ExplainedGrant{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedGrant) ProtoMessage() {}
+
+func (x *ExplainedGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedGrant.ProtoReflect.Descriptor instead.
+func (*ExplainedGrant) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ExplainedGrant) GetGrant() *GrantedTuple {
+	if x != nil {
+		return x.Grant
+	}
+	return nil
+}
+
+func (x *ExplainedGrant) GetState() ExplainedGrant_State {
+	if x != nil {
+		return x.State
+	}
+	return ExplainedGrant_STATE_UNSPECIFIED
+}
+
+func (x *ExplainedGrant) GetError() *QuestionError {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
+func (x *ExplainedGrant) GetMade() *Provenance {
+	if x != nil {
+		return x.Made
+	}
+	return nil
+}
+
+func (x *ExplainedGrant) GetEnded() *Provenance {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *ExplainedGrant) GetContextual() bool {
+	if x != nil {
+		return x.Contextual
+	}
+	return false
+}
+
+func (x *ExplainedGrant) GetLeads() *Explanation {
+	if x != nil {
+		return x.Leads
+	}
+	return nil
+}
+
+// A Turn is the newest moment at which the answer became what it is.
+type Turn struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What made it so.
+	Cause Turn_Cause `protobuf:"varint,1,opt,name=cause,proto3,enum=grantlog.v1.Turn_Cause" json:"cause,omitempty"`
+	// When. Of NEVER absent.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// The command; of EXPIRY and START, the one that granted the tuple.
+	Command *Provenance `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
+	// The tuple whose grant, revoke, expiry or start it was; absent if it was a model.
+	Tuple *Tuple `protobuf:"bytes,4,opt,name=tuple,proto3" json:"tuple,omitempty"`
+	// The answer before had no yes or no, but an error.
+	UndecidedBefore bool `protobuf:"varint,5,opt,name=undecided_before,json=undecidedBefore,proto3" json:"undecided_before,omitempty"`
+	// A condition that looks at the time was asked on the way: the answer may have changed
+	// meanwhile at moments when nothing else did, which are not looked at.
+	DependsOnTime bool `protobuf:"varint,6,opt,name=depends_on_time,json=dependsOnTime,proto3" json:"depends_on_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Turn) Reset() {
+	*x = Turn{}
+	mi := &file_grantlog_v1_permission_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Turn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Turn) ProtoMessage() {}
+
+func (x *Turn) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_permission_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Turn.ProtoReflect.Descriptor instead.
+func (*Turn) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Turn) GetCause() Turn_Cause {
+	if x != nil {
+		return x.Cause
+	}
+	return Turn_CAUSE_UNSPECIFIED
+}
+
+func (x *Turn) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Turn) GetCommand() *Provenance {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *Turn) GetTuple() *Tuple {
+	if x != nil {
+		return x.Tuple
+	}
+	return nil
+}
+
+func (x *Turn) GetUndecidedBefore() bool {
+	if x != nil {
+		return x.UndecidedBefore
+	}
+	return false
+}
+
+func (x *Turn) GetDependsOnTime() bool {
+	if x != nil {
+		return x.DependsOnTime
+	}
+	return false
+}
+
 // ReadTuplesRequest asks for a page of granted tuples: those that match object, relation
 // and subject. What has to be read is narrowed by an object or a subject most of all.
 type ReadTuplesRequest struct {
@@ -1929,7 +2660,7 @@ type ReadTuplesRequest struct {
 
 func (x *ReadTuplesRequest) Reset() {
 	*x = ReadTuplesRequest{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[21]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1941,7 +2672,7 @@ func (x *ReadTuplesRequest) String() string {
 func (*ReadTuplesRequest) ProtoMessage() {}
 
 func (x *ReadTuplesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[21]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1954,7 +2685,7 @@ func (x *ReadTuplesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTuplesRequest.ProtoReflect.Descriptor instead.
 func (*ReadTuplesRequest) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{21}
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReadTuplesRequest) GetStore() string {
@@ -2043,7 +2774,7 @@ type ReadTuplesResponse struct {
 
 func (x *ReadTuplesResponse) Reset() {
 	*x = ReadTuplesResponse{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[22]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2055,7 +2786,7 @@ func (x *ReadTuplesResponse) String() string {
 func (*ReadTuplesResponse) ProtoMessage() {}
 
 func (x *ReadTuplesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[22]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2068,7 +2799,7 @@ func (x *ReadTuplesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadTuplesResponse.ProtoReflect.Descriptor instead.
 func (*ReadTuplesResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{22}
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReadTuplesResponse) GetTuples() []*GrantedTuple {
@@ -2124,7 +2855,7 @@ type StreamTuplesRequest struct {
 
 func (x *StreamTuplesRequest) Reset() {
 	*x = StreamTuplesRequest{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[23]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2867,7 @@ func (x *StreamTuplesRequest) String() string {
 func (*StreamTuplesRequest) ProtoMessage() {}
 
 func (x *StreamTuplesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[23]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2880,7 @@ func (x *StreamTuplesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTuplesRequest.ProtoReflect.Descriptor instead.
 func (*StreamTuplesRequest) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{23}
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *StreamTuplesRequest) GetRead() *ReadTuplesRequest {
@@ -2170,7 +2901,7 @@ type StreamTuplesResponse struct {
 
 func (x *StreamTuplesResponse) Reset() {
 	*x = StreamTuplesResponse{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[24]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2182,7 +2913,7 @@ func (x *StreamTuplesResponse) String() string {
 func (*StreamTuplesResponse) ProtoMessage() {}
 
 func (x *StreamTuplesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[24]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2195,7 +2926,7 @@ func (x *StreamTuplesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamTuplesResponse.ProtoReflect.Descriptor instead.
 func (*StreamTuplesResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{24}
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *StreamTuplesResponse) GetPage() *ReadTuplesResponse {
@@ -2230,7 +2961,7 @@ type GrantedTuple struct {
 
 func (x *GrantedTuple) Reset() {
 	*x = GrantedTuple{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[25]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2242,7 +2973,7 @@ func (x *GrantedTuple) String() string {
 func (*GrantedTuple) ProtoMessage() {}
 
 func (x *GrantedTuple) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[25]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2255,7 +2986,7 @@ func (x *GrantedTuple) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GrantedTuple.ProtoReflect.Descriptor instead.
 func (*GrantedTuple) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{25}
+	return file_grantlog_v1_permission_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GrantedTuple) GetTuple() *Tuple {
@@ -2329,7 +3060,7 @@ type BatchCheckRequest_Item struct {
 
 func (x *BatchCheckRequest_Item) Reset() {
 	*x = BatchCheckRequest_Item{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[26]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +3072,7 @@ func (x *BatchCheckRequest_Item) String() string {
 func (*BatchCheckRequest_Item) ProtoMessage() {}
 
 func (x *BatchCheckRequest_Item) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[26]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +3122,7 @@ type BatchCheckResponse_Result struct {
 
 func (x *BatchCheckResponse_Result) Reset() {
 	*x = BatchCheckResponse_Result{}
-	mi := &file_grantlog_v1_permission_proto_msgTypes[27]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +3134,7 @@ func (x *BatchCheckResponse_Result) String() string {
 func (*BatchCheckResponse_Result) ProtoMessage() {}
 
 func (x *BatchCheckResponse_Result) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_permission_proto_msgTypes[27]
+	mi := &file_grantlog_v1_permission_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2595,7 +3326,79 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\tTreeGrant\x12/\n" +
 	"\x05grant\x18\x01 \x01(\v2\x19.grantlog.v1.GrantedTupleR\x05grant\x120\n" +
 	"\x05error\x18\x02 \x01(\v2\x1a.grantlog.v1.QuestionErrorR\x05error\x12'\n" +
-	"\x05leads\x18\x03 \x01(\v2\x11.grantlog.v1.TreeR\x05leads\"\x9b\x02\n" +
+	"\x05leads\x18\x03 \x01(\v2\x11.grantlog.v1.TreeR\x05leads\"\x8d\x02\n" +
+	"\x0eExplainRequest\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12(\n" +
+	"\x05tuple\x18\x02 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12<\n" +
+	"\n" +
+	"contextual\x18\x03 \x03(\v2\x1c.grantlog.v1.ContextualTupleR\n" +
+	"contextual\x121\n" +
+	"\acontext\x18\x04 \x01(\v2\x17.google.protobuf.StructR\acontext\x124\n" +
+	"\tfreshness\x18\x05 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x12\x14\n" +
+	"\x05model\x18\x06 \x01(\tR\x05model\"\xb9\x02\n" +
+	"\x0fExplainResponse\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x120\n" +
+	"\x05error\x18\x02 \x01(\v2\x1a.grantlog.v1.QuestionErrorR\x05error\x12,\n" +
+	"\x04tree\x18\x03 \x01(\v2\x18.grantlog.v1.ExplanationR\x04tree\x12%\n" +
+	"\x04turn\x18\x04 \x01(\v2\x11.grantlog.v1.TurnR\x04turn\x12\x14\n" +
+	"\x05token\x18\x05 \x01(\tR\x05token\x12\x1a\n" +
+	"\brevision\x18\x06 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\x12\x14\n" +
+	"\x05model\x18\b \x01(\tR\x05model\"\x84\x04\n" +
+	"\vExplanation\x12\x16\n" +
+	"\x06object\x18\x01 \x01(\tR\x06object\x12\x1a\n" +
+	"\brelation\x18\x02 \x01(\tR\brelation\x129\n" +
+	"\toperation\x18\x03 \x01(\x0e2\x1b.grantlog.v1.Tree.OperationR\toperation\x12\x12\n" +
+	"\x04rule\x18\x04 \x01(\tR\x04rule\x12:\n" +
+	"\averdict\x18\x05 \x01(\x0e2 .grantlog.v1.Explanation.VerdictR\averdict\x120\n" +
+	"\x05error\x18\x06 \x01(\v2\x1a.grantlog.v1.QuestionErrorR\x05error\x123\n" +
+	"\x06grants\x18\a \x03(\v2\x1b.grantlog.v1.ExplainedGrantR\x06grants\x124\n" +
+	"\bbranches\x18\b \x03(\v2\x18.grantlog.v1.ExplanationR\bbranches\x12\x1c\n" +
+	"\telsewhere\x18\t \x01(\bR\telsewhere\x12\x16\n" +
+	"\x06itself\x18\n" +
+	" \x01(\bR\x06itself\x12\x16\n" +
+	"\x06untold\x18\v \x01(\rR\x06untold\"K\n" +
+	"\aVerdict\x12\x17\n" +
+	"\x13VERDICT_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05HOLDS\x10\x01\x12\r\n" +
+	"\tHOLDS_NOT\x10\x02\x12\r\n" +
+	"\tUNDECIDED\x10\x03\"\xf2\x03\n" +
+	"\x0eExplainedGrant\x12/\n" +
+	"\x05grant\x18\x01 \x01(\v2\x19.grantlog.v1.GrantedTupleR\x05grant\x127\n" +
+	"\x05state\x18\x02 \x01(\x0e2!.grantlog.v1.ExplainedGrant.StateR\x05state\x120\n" +
+	"\x05error\x18\x03 \x01(\v2\x1a.grantlog.v1.QuestionErrorR\x05error\x12+\n" +
+	"\x04made\x18\x04 \x01(\v2\x17.grantlog.v1.ProvenanceR\x04made\x12-\n" +
+	"\x05ended\x18\x05 \x01(\v2\x17.grantlog.v1.ProvenanceR\x05ended\x12\x1e\n" +
+	"\n" +
+	"contextual\x18\x06 \x01(\bR\n" +
+	"contextual\x12.\n" +
+	"\x05leads\x18\a \x01(\v2\x18.grantlog.v1.ExplanationR\x05leads\"\x97\x01\n" +
+	"\x05State\x12\x15\n" +
+	"\x11STATE_UNSPECIFIED\x10\x00\x12\n" +
+	"\n" +
+	"\x06COUNTS\x10\x01\x12\t\n" +
+	"\x05NEVER\x10\x02\x12\v\n" +
+	"\aREVOKED\x10\x03\x12\v\n" +
+	"\aEXPIRED\x10\x04\x12\v\n" +
+	"\aNOT_YET\x10\x05\x12\x0f\n" +
+	"\vNOT_ALLOWED\x10\x06\x12\x13\n" +
+	"\x0fCONDITION_FALSE\x10\a\x12\x13\n" +
+	"\x0fCONDITION_ERROR\x10\b\"\xf1\x02\n" +
+	"\x04Turn\x12-\n" +
+	"\x05cause\x18\x01 \x01(\x0e2\x17.grantlog.v1.Turn.CauseR\x05cause\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
+	"\acommand\x18\x03 \x01(\v2\x17.grantlog.v1.ProvenanceR\acommand\x12(\n" +
+	"\x05tuple\x18\x04 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12)\n" +
+	"\x10undecided_before\x18\x05 \x01(\bR\x0fundecidedBefore\x12&\n" +
+	"\x0fdepends_on_time\x18\x06 \x01(\bR\rdependsOnTime\"Z\n" +
+	"\x05Cause\x12\x15\n" +
+	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\v\n" +
+	"\aCOMMAND\x10\x01\x12\n" +
+	"\n" +
+	"\x06EXPIRY\x10\x02\x12\t\n" +
+	"\x05START\x10\x03\x12\t\n" +
+	"\x05NEVER\x10\x04\x12\v\n" +
+	"\aUNKNOWN\x10\x05\"\x9b\x02\n" +
 	"\x11ReadTuplesRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x1a\n" +
@@ -2635,7 +3438,7 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\x06ACTIVE\x10\x01\x12\v\n" +
 	"\aEXPIRED\x10\x02\x12\v\n" +
 	"\aNOT_YET\x10\x03\x12\x0f\n" +
-	"\vNOT_ALLOWED\x10\x042\xe4\x06\n" +
+	"\vNOT_ALLOWED\x10\x042\xaf\a\n" +
 	"\x11PermissionService\x12C\n" +
 	"\x05Check\x12\x19.grantlog.v1.CheckRequest\x1a\x1a.grantlog.v1.CheckResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\n" +
@@ -2645,7 +3448,8 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\fListSubjects\x12 .grantlog.v1.ListSubjectsRequest\x1a!.grantlog.v1.ListSubjectsResponse\"\x03\x90\x02\x01\x12[\n" +
 	"\x0eStreamSubjects\x12\".grantlog.v1.StreamSubjectsRequest\x1a#.grantlog.v1.StreamSubjectsResponse0\x01\x12[\n" +
 	"\rListRelations\x12!.grantlog.v1.ListRelationsRequest\x1a\".grantlog.v1.ListRelationsResponse\"\x03\x90\x02\x01\x12F\n" +
-	"\x06Expand\x12\x1a.grantlog.v1.ExpandRequest\x1a\x1b.grantlog.v1.ExpandResponse\"\x03\x90\x02\x01\x12R\n" +
+	"\x06Expand\x12\x1a.grantlog.v1.ExpandRequest\x1a\x1b.grantlog.v1.ExpandResponse\"\x03\x90\x02\x01\x12I\n" +
+	"\aExplain\x12\x1b.grantlog.v1.ExplainRequest\x1a\x1c.grantlog.v1.ExplainResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\n" +
 	"ReadTuples\x12\x1e.grantlog.v1.ReadTuplesRequest\x1a\x1f.grantlog.v1.ReadTuplesResponse\"\x03\x90\x02\x01\x12U\n" +
 	"\fStreamTuples\x12 .grantlog.v1.StreamTuplesRequest\x1a!.grantlog.v1.StreamTuplesResponse0\x01B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
@@ -2662,126 +3466,160 @@ func file_grantlog_v1_permission_proto_rawDescGZIP() []byte {
 	return file_grantlog_v1_permission_proto_rawDescData
 }
 
-var file_grantlog_v1_permission_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_grantlog_v1_permission_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_grantlog_v1_permission_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_grantlog_v1_permission_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_grantlog_v1_permission_proto_goTypes = []any{
 	(Tree_Operation)(0),               // 0: grantlog.v1.Tree.Operation
-	(GrantedTuple_State)(0),           // 1: grantlog.v1.GrantedTuple.State
-	(*ContextualTuple)(nil),           // 2: grantlog.v1.ContextualTuple
-	(*CheckRequest)(nil),              // 3: grantlog.v1.CheckRequest
-	(*CheckResponse)(nil),             // 4: grantlog.v1.CheckResponse
-	(*BatchCheckRequest)(nil),         // 5: grantlog.v1.BatchCheckRequest
-	(*BatchCheckResponse)(nil),        // 6: grantlog.v1.BatchCheckResponse
-	(*QuestionError)(nil),             // 7: grantlog.v1.QuestionError
-	(*ListObjectsRequest)(nil),        // 8: grantlog.v1.ListObjectsRequest
-	(*ListObjectsResponse)(nil),       // 9: grantlog.v1.ListObjectsResponse
-	(*StreamObjectsRequest)(nil),      // 10: grantlog.v1.StreamObjectsRequest
-	(*StreamObjectsResponse)(nil),     // 11: grantlog.v1.StreamObjectsResponse
-	(*Undecided)(nil),                 // 12: grantlog.v1.Undecided
-	(*ListSubjectsRequest)(nil),       // 13: grantlog.v1.ListSubjectsRequest
-	(*ListSubjectsResponse)(nil),      // 14: grantlog.v1.ListSubjectsResponse
-	(*StreamSubjectsRequest)(nil),     // 15: grantlog.v1.StreamSubjectsRequest
-	(*StreamSubjectsResponse)(nil),    // 16: grantlog.v1.StreamSubjectsResponse
-	(*ListRelationsRequest)(nil),      // 17: grantlog.v1.ListRelationsRequest
-	(*ListRelationsResponse)(nil),     // 18: grantlog.v1.ListRelationsResponse
-	(*ExpandRequest)(nil),             // 19: grantlog.v1.ExpandRequest
-	(*ExpandResponse)(nil),            // 20: grantlog.v1.ExpandResponse
-	(*Tree)(nil),                      // 21: grantlog.v1.Tree
-	(*TreeGrant)(nil),                 // 22: grantlog.v1.TreeGrant
-	(*ReadTuplesRequest)(nil),         // 23: grantlog.v1.ReadTuplesRequest
-	(*ReadTuplesResponse)(nil),        // 24: grantlog.v1.ReadTuplesResponse
-	(*StreamTuplesRequest)(nil),       // 25: grantlog.v1.StreamTuplesRequest
-	(*StreamTuplesResponse)(nil),      // 26: grantlog.v1.StreamTuplesResponse
-	(*GrantedTuple)(nil),              // 27: grantlog.v1.GrantedTuple
-	(*BatchCheckRequest_Item)(nil),    // 28: grantlog.v1.BatchCheckRequest.Item
-	(*BatchCheckResponse_Result)(nil), // 29: grantlog.v1.BatchCheckResponse.Result
-	(*Tuple)(nil),                     // 30: grantlog.v1.Tuple
-	(*structpb.Struct)(nil),           // 31: google.protobuf.Struct
-	(*Freshness)(nil),                 // 32: grantlog.v1.Freshness
-	(*timestamppb.Timestamp)(nil),     // 33: google.protobuf.Timestamp
+	(Explanation_Verdict)(0),          // 1: grantlog.v1.Explanation.Verdict
+	(ExplainedGrant_State)(0),         // 2: grantlog.v1.ExplainedGrant.State
+	(Turn_Cause)(0),                   // 3: grantlog.v1.Turn.Cause
+	(GrantedTuple_State)(0),           // 4: grantlog.v1.GrantedTuple.State
+	(*ContextualTuple)(nil),           // 5: grantlog.v1.ContextualTuple
+	(*CheckRequest)(nil),              // 6: grantlog.v1.CheckRequest
+	(*CheckResponse)(nil),             // 7: grantlog.v1.CheckResponse
+	(*BatchCheckRequest)(nil),         // 8: grantlog.v1.BatchCheckRequest
+	(*BatchCheckResponse)(nil),        // 9: grantlog.v1.BatchCheckResponse
+	(*QuestionError)(nil),             // 10: grantlog.v1.QuestionError
+	(*ListObjectsRequest)(nil),        // 11: grantlog.v1.ListObjectsRequest
+	(*ListObjectsResponse)(nil),       // 12: grantlog.v1.ListObjectsResponse
+	(*StreamObjectsRequest)(nil),      // 13: grantlog.v1.StreamObjectsRequest
+	(*StreamObjectsResponse)(nil),     // 14: grantlog.v1.StreamObjectsResponse
+	(*Undecided)(nil),                 // 15: grantlog.v1.Undecided
+	(*ListSubjectsRequest)(nil),       // 16: grantlog.v1.ListSubjectsRequest
+	(*ListSubjectsResponse)(nil),      // 17: grantlog.v1.ListSubjectsResponse
+	(*StreamSubjectsRequest)(nil),     // 18: grantlog.v1.StreamSubjectsRequest
+	(*StreamSubjectsResponse)(nil),    // 19: grantlog.v1.StreamSubjectsResponse
+	(*ListRelationsRequest)(nil),      // 20: grantlog.v1.ListRelationsRequest
+	(*ListRelationsResponse)(nil),     // 21: grantlog.v1.ListRelationsResponse
+	(*ExpandRequest)(nil),             // 22: grantlog.v1.ExpandRequest
+	(*ExpandResponse)(nil),            // 23: grantlog.v1.ExpandResponse
+	(*Tree)(nil),                      // 24: grantlog.v1.Tree
+	(*TreeGrant)(nil),                 // 25: grantlog.v1.TreeGrant
+	(*ExplainRequest)(nil),            // 26: grantlog.v1.ExplainRequest
+	(*ExplainResponse)(nil),           // 27: grantlog.v1.ExplainResponse
+	(*Explanation)(nil),               // 28: grantlog.v1.Explanation
+	(*ExplainedGrant)(nil),            // 29: grantlog.v1.ExplainedGrant
+	(*Turn)(nil),                      // 30: grantlog.v1.Turn
+	(*ReadTuplesRequest)(nil),         // 31: grantlog.v1.ReadTuplesRequest
+	(*ReadTuplesResponse)(nil),        // 32: grantlog.v1.ReadTuplesResponse
+	(*StreamTuplesRequest)(nil),       // 33: grantlog.v1.StreamTuplesRequest
+	(*StreamTuplesResponse)(nil),      // 34: grantlog.v1.StreamTuplesResponse
+	(*GrantedTuple)(nil),              // 35: grantlog.v1.GrantedTuple
+	(*BatchCheckRequest_Item)(nil),    // 36: grantlog.v1.BatchCheckRequest.Item
+	(*BatchCheckResponse_Result)(nil), // 37: grantlog.v1.BatchCheckResponse.Result
+	(*Tuple)(nil),                     // 38: grantlog.v1.Tuple
+	(*structpb.Struct)(nil),           // 39: google.protobuf.Struct
+	(*Freshness)(nil),                 // 40: grantlog.v1.Freshness
+	(*timestamppb.Timestamp)(nil),     // 41: google.protobuf.Timestamp
+	(*Provenance)(nil),                // 42: grantlog.v1.Provenance
 }
 var file_grantlog_v1_permission_proto_depIdxs = []int32{
-	30, // 0: grantlog.v1.ContextualTuple.tuple:type_name -> grantlog.v1.Tuple
-	31, // 1: grantlog.v1.ContextualTuple.context:type_name -> google.protobuf.Struct
-	30, // 2: grantlog.v1.CheckRequest.tuple:type_name -> grantlog.v1.Tuple
-	2,  // 3: grantlog.v1.CheckRequest.contextual:type_name -> grantlog.v1.ContextualTuple
-	31, // 4: grantlog.v1.CheckRequest.context:type_name -> google.protobuf.Struct
-	32, // 5: grantlog.v1.CheckRequest.freshness:type_name -> grantlog.v1.Freshness
-	33, // 6: grantlog.v1.CheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	28, // 7: grantlog.v1.BatchCheckRequest.items:type_name -> grantlog.v1.BatchCheckRequest.Item
-	32, // 8: grantlog.v1.BatchCheckRequest.freshness:type_name -> grantlog.v1.Freshness
-	29, // 9: grantlog.v1.BatchCheckResponse.results:type_name -> grantlog.v1.BatchCheckResponse.Result
-	33, // 10: grantlog.v1.BatchCheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	2,  // 11: grantlog.v1.ListObjectsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
-	31, // 12: grantlog.v1.ListObjectsRequest.context:type_name -> google.protobuf.Struct
-	32, // 13: grantlog.v1.ListObjectsRequest.freshness:type_name -> grantlog.v1.Freshness
-	12, // 14: grantlog.v1.ListObjectsResponse.undecided:type_name -> grantlog.v1.Undecided
-	33, // 15: grantlog.v1.ListObjectsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	8,  // 16: grantlog.v1.StreamObjectsRequest.list:type_name -> grantlog.v1.ListObjectsRequest
-	9,  // 17: grantlog.v1.StreamObjectsResponse.page:type_name -> grantlog.v1.ListObjectsResponse
-	7,  // 18: grantlog.v1.Undecided.error:type_name -> grantlog.v1.QuestionError
-	2,  // 19: grantlog.v1.ListSubjectsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
-	31, // 20: grantlog.v1.ListSubjectsRequest.context:type_name -> google.protobuf.Struct
-	32, // 21: grantlog.v1.ListSubjectsRequest.freshness:type_name -> grantlog.v1.Freshness
-	12, // 22: grantlog.v1.ListSubjectsResponse.undecided:type_name -> grantlog.v1.Undecided
-	33, // 23: grantlog.v1.ListSubjectsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	13, // 24: grantlog.v1.StreamSubjectsRequest.list:type_name -> grantlog.v1.ListSubjectsRequest
-	14, // 25: grantlog.v1.StreamSubjectsResponse.page:type_name -> grantlog.v1.ListSubjectsResponse
-	2,  // 26: grantlog.v1.ListRelationsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
-	31, // 27: grantlog.v1.ListRelationsRequest.context:type_name -> google.protobuf.Struct
-	32, // 28: grantlog.v1.ListRelationsRequest.freshness:type_name -> grantlog.v1.Freshness
-	12, // 29: grantlog.v1.ListRelationsResponse.undecided:type_name -> grantlog.v1.Undecided
-	33, // 30: grantlog.v1.ListRelationsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	2,  // 31: grantlog.v1.ExpandRequest.contextual:type_name -> grantlog.v1.ContextualTuple
-	31, // 32: grantlog.v1.ExpandRequest.context:type_name -> google.protobuf.Struct
-	32, // 33: grantlog.v1.ExpandRequest.freshness:type_name -> grantlog.v1.Freshness
-	21, // 34: grantlog.v1.ExpandResponse.tree:type_name -> grantlog.v1.Tree
-	33, // 35: grantlog.v1.ExpandResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	38, // 0: grantlog.v1.ContextualTuple.tuple:type_name -> grantlog.v1.Tuple
+	39, // 1: grantlog.v1.ContextualTuple.context:type_name -> google.protobuf.Struct
+	38, // 2: grantlog.v1.CheckRequest.tuple:type_name -> grantlog.v1.Tuple
+	5,  // 3: grantlog.v1.CheckRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 4: grantlog.v1.CheckRequest.context:type_name -> google.protobuf.Struct
+	40, // 5: grantlog.v1.CheckRequest.freshness:type_name -> grantlog.v1.Freshness
+	41, // 6: grantlog.v1.CheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	36, // 7: grantlog.v1.BatchCheckRequest.items:type_name -> grantlog.v1.BatchCheckRequest.Item
+	40, // 8: grantlog.v1.BatchCheckRequest.freshness:type_name -> grantlog.v1.Freshness
+	37, // 9: grantlog.v1.BatchCheckResponse.results:type_name -> grantlog.v1.BatchCheckResponse.Result
+	41, // 10: grantlog.v1.BatchCheckResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	5,  // 11: grantlog.v1.ListObjectsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 12: grantlog.v1.ListObjectsRequest.context:type_name -> google.protobuf.Struct
+	40, // 13: grantlog.v1.ListObjectsRequest.freshness:type_name -> grantlog.v1.Freshness
+	15, // 14: grantlog.v1.ListObjectsResponse.undecided:type_name -> grantlog.v1.Undecided
+	41, // 15: grantlog.v1.ListObjectsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	11, // 16: grantlog.v1.StreamObjectsRequest.list:type_name -> grantlog.v1.ListObjectsRequest
+	12, // 17: grantlog.v1.StreamObjectsResponse.page:type_name -> grantlog.v1.ListObjectsResponse
+	10, // 18: grantlog.v1.Undecided.error:type_name -> grantlog.v1.QuestionError
+	5,  // 19: grantlog.v1.ListSubjectsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 20: grantlog.v1.ListSubjectsRequest.context:type_name -> google.protobuf.Struct
+	40, // 21: grantlog.v1.ListSubjectsRequest.freshness:type_name -> grantlog.v1.Freshness
+	15, // 22: grantlog.v1.ListSubjectsResponse.undecided:type_name -> grantlog.v1.Undecided
+	41, // 23: grantlog.v1.ListSubjectsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	16, // 24: grantlog.v1.StreamSubjectsRequest.list:type_name -> grantlog.v1.ListSubjectsRequest
+	17, // 25: grantlog.v1.StreamSubjectsResponse.page:type_name -> grantlog.v1.ListSubjectsResponse
+	5,  // 26: grantlog.v1.ListRelationsRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 27: grantlog.v1.ListRelationsRequest.context:type_name -> google.protobuf.Struct
+	40, // 28: grantlog.v1.ListRelationsRequest.freshness:type_name -> grantlog.v1.Freshness
+	15, // 29: grantlog.v1.ListRelationsResponse.undecided:type_name -> grantlog.v1.Undecided
+	41, // 30: grantlog.v1.ListRelationsResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	5,  // 31: grantlog.v1.ExpandRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 32: grantlog.v1.ExpandRequest.context:type_name -> google.protobuf.Struct
+	40, // 33: grantlog.v1.ExpandRequest.freshness:type_name -> grantlog.v1.Freshness
+	24, // 34: grantlog.v1.ExpandResponse.tree:type_name -> grantlog.v1.Tree
+	41, // 35: grantlog.v1.ExpandResponse.evaluated_at:type_name -> google.protobuf.Timestamp
 	0,  // 36: grantlog.v1.Tree.operation:type_name -> grantlog.v1.Tree.Operation
-	22, // 37: grantlog.v1.Tree.grants:type_name -> grantlog.v1.TreeGrant
-	21, // 38: grantlog.v1.Tree.branches:type_name -> grantlog.v1.Tree
-	27, // 39: grantlog.v1.TreeGrant.grant:type_name -> grantlog.v1.GrantedTuple
-	7,  // 40: grantlog.v1.TreeGrant.error:type_name -> grantlog.v1.QuestionError
-	21, // 41: grantlog.v1.TreeGrant.leads:type_name -> grantlog.v1.Tree
-	32, // 42: grantlog.v1.ReadTuplesRequest.freshness:type_name -> grantlog.v1.Freshness
-	27, // 43: grantlog.v1.ReadTuplesResponse.tuples:type_name -> grantlog.v1.GrantedTuple
-	33, // 44: grantlog.v1.ReadTuplesResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	23, // 45: grantlog.v1.StreamTuplesRequest.read:type_name -> grantlog.v1.ReadTuplesRequest
-	24, // 46: grantlog.v1.StreamTuplesResponse.page:type_name -> grantlog.v1.ReadTuplesResponse
-	30, // 47: grantlog.v1.GrantedTuple.tuple:type_name -> grantlog.v1.Tuple
-	31, // 48: grantlog.v1.GrantedTuple.context:type_name -> google.protobuf.Struct
-	33, // 49: grantlog.v1.GrantedTuple.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 50: grantlog.v1.GrantedTuple.not_before:type_name -> google.protobuf.Timestamp
-	1,  // 51: grantlog.v1.GrantedTuple.state:type_name -> grantlog.v1.GrantedTuple.State
-	30, // 52: grantlog.v1.BatchCheckRequest.Item.tuple:type_name -> grantlog.v1.Tuple
-	2,  // 53: grantlog.v1.BatchCheckRequest.Item.contextual:type_name -> grantlog.v1.ContextualTuple
-	31, // 54: grantlog.v1.BatchCheckRequest.Item.context:type_name -> google.protobuf.Struct
-	7,  // 55: grantlog.v1.BatchCheckResponse.Result.error:type_name -> grantlog.v1.QuestionError
-	3,  // 56: grantlog.v1.PermissionService.Check:input_type -> grantlog.v1.CheckRequest
-	5,  // 57: grantlog.v1.PermissionService.BatchCheck:input_type -> grantlog.v1.BatchCheckRequest
-	8,  // 58: grantlog.v1.PermissionService.ListObjects:input_type -> grantlog.v1.ListObjectsRequest
-	10, // 59: grantlog.v1.PermissionService.StreamObjects:input_type -> grantlog.v1.StreamObjectsRequest
-	13, // 60: grantlog.v1.PermissionService.ListSubjects:input_type -> grantlog.v1.ListSubjectsRequest
-	15, // 61: grantlog.v1.PermissionService.StreamSubjects:input_type -> grantlog.v1.StreamSubjectsRequest
-	17, // 62: grantlog.v1.PermissionService.ListRelations:input_type -> grantlog.v1.ListRelationsRequest
-	19, // 63: grantlog.v1.PermissionService.Expand:input_type -> grantlog.v1.ExpandRequest
-	23, // 64: grantlog.v1.PermissionService.ReadTuples:input_type -> grantlog.v1.ReadTuplesRequest
-	25, // 65: grantlog.v1.PermissionService.StreamTuples:input_type -> grantlog.v1.StreamTuplesRequest
-	4,  // 66: grantlog.v1.PermissionService.Check:output_type -> grantlog.v1.CheckResponse
-	6,  // 67: grantlog.v1.PermissionService.BatchCheck:output_type -> grantlog.v1.BatchCheckResponse
-	9,  // 68: grantlog.v1.PermissionService.ListObjects:output_type -> grantlog.v1.ListObjectsResponse
-	11, // 69: grantlog.v1.PermissionService.StreamObjects:output_type -> grantlog.v1.StreamObjectsResponse
-	14, // 70: grantlog.v1.PermissionService.ListSubjects:output_type -> grantlog.v1.ListSubjectsResponse
-	16, // 71: grantlog.v1.PermissionService.StreamSubjects:output_type -> grantlog.v1.StreamSubjectsResponse
-	18, // 72: grantlog.v1.PermissionService.ListRelations:output_type -> grantlog.v1.ListRelationsResponse
-	20, // 73: grantlog.v1.PermissionService.Expand:output_type -> grantlog.v1.ExpandResponse
-	24, // 74: grantlog.v1.PermissionService.ReadTuples:output_type -> grantlog.v1.ReadTuplesResponse
-	26, // 75: grantlog.v1.PermissionService.StreamTuples:output_type -> grantlog.v1.StreamTuplesResponse
-	66, // [66:76] is the sub-list for method output_type
-	56, // [56:66] is the sub-list for method input_type
-	56, // [56:56] is the sub-list for extension type_name
-	56, // [56:56] is the sub-list for extension extendee
-	0,  // [0:56] is the sub-list for field type_name
+	25, // 37: grantlog.v1.Tree.grants:type_name -> grantlog.v1.TreeGrant
+	24, // 38: grantlog.v1.Tree.branches:type_name -> grantlog.v1.Tree
+	35, // 39: grantlog.v1.TreeGrant.grant:type_name -> grantlog.v1.GrantedTuple
+	10, // 40: grantlog.v1.TreeGrant.error:type_name -> grantlog.v1.QuestionError
+	24, // 41: grantlog.v1.TreeGrant.leads:type_name -> grantlog.v1.Tree
+	38, // 42: grantlog.v1.ExplainRequest.tuple:type_name -> grantlog.v1.Tuple
+	5,  // 43: grantlog.v1.ExplainRequest.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 44: grantlog.v1.ExplainRequest.context:type_name -> google.protobuf.Struct
+	40, // 45: grantlog.v1.ExplainRequest.freshness:type_name -> grantlog.v1.Freshness
+	10, // 46: grantlog.v1.ExplainResponse.error:type_name -> grantlog.v1.QuestionError
+	28, // 47: grantlog.v1.ExplainResponse.tree:type_name -> grantlog.v1.Explanation
+	30, // 48: grantlog.v1.ExplainResponse.turn:type_name -> grantlog.v1.Turn
+	41, // 49: grantlog.v1.ExplainResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	0,  // 50: grantlog.v1.Explanation.operation:type_name -> grantlog.v1.Tree.Operation
+	1,  // 51: grantlog.v1.Explanation.verdict:type_name -> grantlog.v1.Explanation.Verdict
+	10, // 52: grantlog.v1.Explanation.error:type_name -> grantlog.v1.QuestionError
+	29, // 53: grantlog.v1.Explanation.grants:type_name -> grantlog.v1.ExplainedGrant
+	28, // 54: grantlog.v1.Explanation.branches:type_name -> grantlog.v1.Explanation
+	35, // 55: grantlog.v1.ExplainedGrant.grant:type_name -> grantlog.v1.GrantedTuple
+	2,  // 56: grantlog.v1.ExplainedGrant.state:type_name -> grantlog.v1.ExplainedGrant.State
+	10, // 57: grantlog.v1.ExplainedGrant.error:type_name -> grantlog.v1.QuestionError
+	42, // 58: grantlog.v1.ExplainedGrant.made:type_name -> grantlog.v1.Provenance
+	42, // 59: grantlog.v1.ExplainedGrant.ended:type_name -> grantlog.v1.Provenance
+	28, // 60: grantlog.v1.ExplainedGrant.leads:type_name -> grantlog.v1.Explanation
+	3,  // 61: grantlog.v1.Turn.cause:type_name -> grantlog.v1.Turn.Cause
+	41, // 62: grantlog.v1.Turn.time:type_name -> google.protobuf.Timestamp
+	42, // 63: grantlog.v1.Turn.command:type_name -> grantlog.v1.Provenance
+	38, // 64: grantlog.v1.Turn.tuple:type_name -> grantlog.v1.Tuple
+	40, // 65: grantlog.v1.ReadTuplesRequest.freshness:type_name -> grantlog.v1.Freshness
+	35, // 66: grantlog.v1.ReadTuplesResponse.tuples:type_name -> grantlog.v1.GrantedTuple
+	41, // 67: grantlog.v1.ReadTuplesResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	31, // 68: grantlog.v1.StreamTuplesRequest.read:type_name -> grantlog.v1.ReadTuplesRequest
+	32, // 69: grantlog.v1.StreamTuplesResponse.page:type_name -> grantlog.v1.ReadTuplesResponse
+	38, // 70: grantlog.v1.GrantedTuple.tuple:type_name -> grantlog.v1.Tuple
+	39, // 71: grantlog.v1.GrantedTuple.context:type_name -> google.protobuf.Struct
+	41, // 72: grantlog.v1.GrantedTuple.expires_at:type_name -> google.protobuf.Timestamp
+	41, // 73: grantlog.v1.GrantedTuple.not_before:type_name -> google.protobuf.Timestamp
+	4,  // 74: grantlog.v1.GrantedTuple.state:type_name -> grantlog.v1.GrantedTuple.State
+	38, // 75: grantlog.v1.BatchCheckRequest.Item.tuple:type_name -> grantlog.v1.Tuple
+	5,  // 76: grantlog.v1.BatchCheckRequest.Item.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 77: grantlog.v1.BatchCheckRequest.Item.context:type_name -> google.protobuf.Struct
+	10, // 78: grantlog.v1.BatchCheckResponse.Result.error:type_name -> grantlog.v1.QuestionError
+	6,  // 79: grantlog.v1.PermissionService.Check:input_type -> grantlog.v1.CheckRequest
+	8,  // 80: grantlog.v1.PermissionService.BatchCheck:input_type -> grantlog.v1.BatchCheckRequest
+	11, // 81: grantlog.v1.PermissionService.ListObjects:input_type -> grantlog.v1.ListObjectsRequest
+	13, // 82: grantlog.v1.PermissionService.StreamObjects:input_type -> grantlog.v1.StreamObjectsRequest
+	16, // 83: grantlog.v1.PermissionService.ListSubjects:input_type -> grantlog.v1.ListSubjectsRequest
+	18, // 84: grantlog.v1.PermissionService.StreamSubjects:input_type -> grantlog.v1.StreamSubjectsRequest
+	20, // 85: grantlog.v1.PermissionService.ListRelations:input_type -> grantlog.v1.ListRelationsRequest
+	22, // 86: grantlog.v1.PermissionService.Expand:input_type -> grantlog.v1.ExpandRequest
+	26, // 87: grantlog.v1.PermissionService.Explain:input_type -> grantlog.v1.ExplainRequest
+	31, // 88: grantlog.v1.PermissionService.ReadTuples:input_type -> grantlog.v1.ReadTuplesRequest
+	33, // 89: grantlog.v1.PermissionService.StreamTuples:input_type -> grantlog.v1.StreamTuplesRequest
+	7,  // 90: grantlog.v1.PermissionService.Check:output_type -> grantlog.v1.CheckResponse
+	9,  // 91: grantlog.v1.PermissionService.BatchCheck:output_type -> grantlog.v1.BatchCheckResponse
+	12, // 92: grantlog.v1.PermissionService.ListObjects:output_type -> grantlog.v1.ListObjectsResponse
+	14, // 93: grantlog.v1.PermissionService.StreamObjects:output_type -> grantlog.v1.StreamObjectsResponse
+	17, // 94: grantlog.v1.PermissionService.ListSubjects:output_type -> grantlog.v1.ListSubjectsResponse
+	19, // 95: grantlog.v1.PermissionService.StreamSubjects:output_type -> grantlog.v1.StreamSubjectsResponse
+	21, // 96: grantlog.v1.PermissionService.ListRelations:output_type -> grantlog.v1.ListRelationsResponse
+	23, // 97: grantlog.v1.PermissionService.Expand:output_type -> grantlog.v1.ExpandResponse
+	27, // 98: grantlog.v1.PermissionService.Explain:output_type -> grantlog.v1.ExplainResponse
+	32, // 99: grantlog.v1.PermissionService.ReadTuples:output_type -> grantlog.v1.ReadTuplesResponse
+	34, // 100: grantlog.v1.PermissionService.StreamTuples:output_type -> grantlog.v1.StreamTuplesResponse
+	90, // [90:101] is the sub-list for method output_type
+	79, // [79:90] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_permission_proto_init() }
@@ -2795,8 +3633,8 @@ func file_grantlog_v1_permission_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_permission_proto_rawDesc), len(file_grantlog_v1_permission_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   28,
+			NumEnums:      5,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

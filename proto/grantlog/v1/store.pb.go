@@ -32,6 +32,8 @@ const (
 	Store_LIVE Store_Status = 1
 	// It was deleted.
 	Store_DELETED Store_Status = 2
+	// It is being restored from a bundle, and takes neither.
+	Store_RESTORING Store_Status = 3
 )
 
 // Enum value maps for Store_Status.
@@ -40,11 +42,13 @@ var (
 		0: "STATUS_UNSPECIFIED",
 		1: "LIVE",
 		2: "DELETED",
+		3: "RESTORING",
 	}
 	Store_Status_value = map[string]int32{
 		"STATUS_UNSPECIFIED": 0,
 		"LIVE":               1,
 		"DELETED":            2,
+		"RESTORING":          3,
 	}
 )
 
@@ -597,6 +601,154 @@ func (x *DeleteStoreResponse) GetToken() string {
 	return ""
 }
 
+// RestoreStoreRequest is the next bytes of a bundle. All but chunk is read from the first
+// request alone.
+type RestoreStoreRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next bytes of the bundle.
+	Chunk []byte `protobuf:"bytes,1,opt,name=chunk,proto3" json:"chunk,omitempty"`
+	// Who asks; as in SubmitRequest.
+	Actor string `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
+	// Why; at most 4,096 bytes.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The ticket that asked for it; at most 256 bytes.
+	Ticket string `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// Activate fold version 2 if it is not in force. Replicas of older releases then stop,
+	// until they are replaced by newer ones.
+	Activate      bool `protobuf:"varint,5,opt,name=activate,proto3" json:"activate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreStoreRequest) Reset() {
+	*x = RestoreStoreRequest{}
+	mi := &file_grantlog_v1_store_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreStoreRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreStoreRequest) ProtoMessage() {}
+
+func (x *RestoreStoreRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_store_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreStoreRequest.ProtoReflect.Descriptor instead.
+func (*RestoreStoreRequest) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *RestoreStoreRequest) GetChunk() []byte {
+	if x != nil {
+		return x.Chunk
+	}
+	return nil
+}
+
+func (x *RestoreStoreRequest) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *RestoreStoreRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RestoreStoreRequest) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *RestoreStoreRequest) GetActivate() bool {
+	if x != nil {
+		return x.Activate
+	}
+	return false
+}
+
+// RestoreStoreResponse is the store, as restored.
+type RestoreStoreResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store.
+	Store *Store `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// The root of its tree, 32 bytes.
+	Root []byte `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"`
+	// Token of its newest revision, for a later at_least.
+	Token         string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreStoreResponse) Reset() {
+	*x = RestoreStoreResponse{}
+	mi := &file_grantlog_v1_store_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreStoreResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreStoreResponse) ProtoMessage() {}
+
+func (x *RestoreStoreResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_store_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreStoreResponse.ProtoReflect.Descriptor instead.
+func (*RestoreStoreResponse) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RestoreStoreResponse) GetStore() *Store {
+	if x != nil {
+		return x.Store
+	}
+	return nil
+}
+
+func (x *RestoreStoreResponse) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *RestoreStoreResponse) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
 // A Model is an authorization model of a store.
 type Model struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -614,7 +766,7 @@ type Model struct {
 
 func (x *Model) Reset() {
 	*x = Model{}
-	mi := &file_grantlog_v1_store_proto_msgTypes[7]
+	mi := &file_grantlog_v1_store_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +778,7 @@ func (x *Model) String() string {
 func (*Model) ProtoMessage() {}
 
 func (x *Model) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_store_proto_msgTypes[7]
+	mi := &file_grantlog_v1_store_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +791,7 @@ func (x *Model) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Model.ProtoReflect.Descriptor instead.
 func (*Model) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{7}
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Model) GetId() string {
@@ -685,7 +837,7 @@ type ReadModelRequest struct {
 
 func (x *ReadModelRequest) Reset() {
 	*x = ReadModelRequest{}
-	mi := &file_grantlog_v1_store_proto_msgTypes[8]
+	mi := &file_grantlog_v1_store_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -697,7 +849,7 @@ func (x *ReadModelRequest) String() string {
 func (*ReadModelRequest) ProtoMessage() {}
 
 func (x *ReadModelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_store_proto_msgTypes[8]
+	mi := &file_grantlog_v1_store_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -710,7 +862,7 @@ func (x *ReadModelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadModelRequest.ProtoReflect.Descriptor instead.
 func (*ReadModelRequest) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{8}
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReadModelRequest) GetStore() string {
@@ -747,7 +899,7 @@ type ReadModelResponse struct {
 
 func (x *ReadModelResponse) Reset() {
 	*x = ReadModelResponse{}
-	mi := &file_grantlog_v1_store_proto_msgTypes[9]
+	mi := &file_grantlog_v1_store_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +911,7 @@ func (x *ReadModelResponse) String() string {
 func (*ReadModelResponse) ProtoMessage() {}
 
 func (x *ReadModelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_store_proto_msgTypes[9]
+	mi := &file_grantlog_v1_store_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +924,7 @@ func (x *ReadModelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadModelResponse.ProtoReflect.Descriptor instead.
 func (*ReadModelResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{9}
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ReadModelResponse) GetModel() *Model {
@@ -806,7 +958,7 @@ type ListModelsRequest struct {
 
 func (x *ListModelsRequest) Reset() {
 	*x = ListModelsRequest{}
-	mi := &file_grantlog_v1_store_proto_msgTypes[10]
+	mi := &file_grantlog_v1_store_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +970,7 @@ func (x *ListModelsRequest) String() string {
 func (*ListModelsRequest) ProtoMessage() {}
 
 func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_store_proto_msgTypes[10]
+	mi := &file_grantlog_v1_store_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +983,7 @@ func (x *ListModelsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsRequest.ProtoReflect.Descriptor instead.
 func (*ListModelsRequest) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{10}
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListModelsRequest) GetStore() string {
@@ -875,7 +1027,7 @@ type ListModelsResponse struct {
 
 func (x *ListModelsResponse) Reset() {
 	*x = ListModelsResponse{}
-	mi := &file_grantlog_v1_store_proto_msgTypes[11]
+	mi := &file_grantlog_v1_store_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1039,7 @@ func (x *ListModelsResponse) String() string {
 func (*ListModelsResponse) ProtoMessage() {}
 
 func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_store_proto_msgTypes[11]
+	mi := &file_grantlog_v1_store_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1052,7 @@ func (x *ListModelsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListModelsResponse.ProtoReflect.Descriptor instead.
 func (*ListModelsResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{11}
+	return file_grantlog_v1_store_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListModelsResponse) GetModels() []*Model {
@@ -921,7 +1073,7 @@ var File_grantlog_v1_store_proto protoreflect.FileDescriptor
 
 const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\n" +
-	"\x17grantlog/v1/store.proto\x12\vgrantlog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17grantlog/v1/types.proto\"\xaf\x02\n" +
+	"\x17grantlog/v1/store.proto\x12\vgrantlog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17grantlog/v1/types.proto\"\xbe\x02\n" +
 	"\x05Store\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x121\n" +
@@ -929,11 +1081,12 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\brevision\x18\x04 \x01(\x04R\brevision\x12.\n" +
 	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
 	"\x05admin\x18\x06 \x01(\tR\x05admin\x124\n" +
-	"\acreated\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"7\n" +
+	"\acreated\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\acreated\"F\n" +
 	"\x06Status\x12\x16\n" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04LIVE\x10\x01\x12\v\n" +
-	"\aDELETED\x10\x02\"\x94\x01\n" +
+	"\aDELETED\x10\x02\x12\r\n" +
+	"\tRESTORING\x10\x03\"\x94\x01\n" +
 	"\x12CreateStoreRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\tR\x05admin\x12\x14\n" +
@@ -962,6 +1115,16 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x13DeleteStoreResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"\x8d\x01\n" +
+	"\x13RestoreStoreRequest\x12\x14\n" +
+	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x12\x1a\n" +
+	"\bactivate\x18\x05 \x01(\bR\bactivate\"j\n" +
+	"\x14RestoreStoreResponse\x12(\n" +
+	"\x05store\x18\x01 \x01(\v2\x12.grantlog.v1.StoreR\x05store\x12\x12\n" +
+	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +
 	"\x05token\x18\x03 \x01(\tR\x05token\"\x95\x01\n" +
 	"\x05Model\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
@@ -983,12 +1146,13 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\tfreshness\x18\x04 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\"h\n" +
 	"\x12ListModelsResponse\x12*\n" +
 	"\x06models\x18\x01 \x03(\v2\x12.grantlog.v1.ModelR\x06models\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xab\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\x82\x04\n" +
 	"\fStoreService\x12P\n" +
 	"\vCreateStore\x12\x1f.grantlog.v1.CreateStoreRequest\x1a .grantlog.v1.CreateStoreResponse\x12R\n" +
 	"\n" +
 	"ListStores\x12\x1e.grantlog.v1.ListStoresRequest\x1a\x1f.grantlog.v1.ListStoresResponse\"\x03\x90\x02\x01\x12P\n" +
-	"\vDeleteStore\x12\x1f.grantlog.v1.DeleteStoreRequest\x1a .grantlog.v1.DeleteStoreResponse\x12O\n" +
+	"\vDeleteStore\x12\x1f.grantlog.v1.DeleteStoreRequest\x1a .grantlog.v1.DeleteStoreResponse\x12U\n" +
+	"\fRestoreStore\x12 .grantlog.v1.RestoreStoreRequest\x1a!.grantlog.v1.RestoreStoreResponse(\x01\x12O\n" +
 	"\tReadModel\x12\x1d.grantlog.v1.ReadModelRequest\x1a\x1e.grantlog.v1.ReadModelResponse\"\x03\x90\x02\x01\x12R\n" +
 	"\n" +
 	"ListModels\x12\x1e.grantlog.v1.ListModelsRequest\x1a\x1f.grantlog.v1.ListModelsResponse\"\x03\x90\x02\x01B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
@@ -1006,7 +1170,7 @@ func file_grantlog_v1_store_proto_rawDescGZIP() []byte {
 }
 
 var file_grantlog_v1_store_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_grantlog_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_grantlog_v1_store_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_grantlog_v1_store_proto_goTypes = []any{
 	(Store_Status)(0),             // 0: grantlog.v1.Store.Status
 	(*Store)(nil),                 // 1: grantlog.v1.Store
@@ -1016,42 +1180,47 @@ var file_grantlog_v1_store_proto_goTypes = []any{
 	(*ListStoresResponse)(nil),    // 5: grantlog.v1.ListStoresResponse
 	(*DeleteStoreRequest)(nil),    // 6: grantlog.v1.DeleteStoreRequest
 	(*DeleteStoreResponse)(nil),   // 7: grantlog.v1.DeleteStoreResponse
-	(*Model)(nil),                 // 8: grantlog.v1.Model
-	(*ReadModelRequest)(nil),      // 9: grantlog.v1.ReadModelRequest
-	(*ReadModelResponse)(nil),     // 10: grantlog.v1.ReadModelResponse
-	(*ListModelsRequest)(nil),     // 11: grantlog.v1.ListModelsRequest
-	(*ListModelsResponse)(nil),    // 12: grantlog.v1.ListModelsResponse
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
-	(*ModelSource)(nil),           // 14: grantlog.v1.ModelSource
-	(*Freshness)(nil),             // 15: grantlog.v1.Freshness
+	(*RestoreStoreRequest)(nil),   // 8: grantlog.v1.RestoreStoreRequest
+	(*RestoreStoreResponse)(nil),  // 9: grantlog.v1.RestoreStoreResponse
+	(*Model)(nil),                 // 10: grantlog.v1.Model
+	(*ReadModelRequest)(nil),      // 11: grantlog.v1.ReadModelRequest
+	(*ReadModelResponse)(nil),     // 12: grantlog.v1.ReadModelResponse
+	(*ListModelsRequest)(nil),     // 13: grantlog.v1.ListModelsRequest
+	(*ListModelsResponse)(nil),    // 14: grantlog.v1.ListModelsResponse
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*ModelSource)(nil),           // 16: grantlog.v1.ModelSource
+	(*Freshness)(nil),             // 17: grantlog.v1.Freshness
 }
 var file_grantlog_v1_store_proto_depIdxs = []int32{
 	0,  // 0: grantlog.v1.Store.status:type_name -> grantlog.v1.Store.Status
-	13, // 1: grantlog.v1.Store.time:type_name -> google.protobuf.Timestamp
-	13, // 2: grantlog.v1.Store.created:type_name -> google.protobuf.Timestamp
+	15, // 1: grantlog.v1.Store.time:type_name -> google.protobuf.Timestamp
+	15, // 2: grantlog.v1.Store.created:type_name -> google.protobuf.Timestamp
 	1,  // 3: grantlog.v1.CreateStoreResponse.store:type_name -> grantlog.v1.Store
 	1,  // 4: grantlog.v1.ListStoresResponse.stores:type_name -> grantlog.v1.Store
-	13, // 5: grantlog.v1.Model.time:type_name -> google.protobuf.Timestamp
-	14, // 6: grantlog.v1.Model.source:type_name -> grantlog.v1.ModelSource
-	15, // 7: grantlog.v1.ReadModelRequest.freshness:type_name -> grantlog.v1.Freshness
-	8,  // 8: grantlog.v1.ReadModelResponse.model:type_name -> grantlog.v1.Model
-	15, // 9: grantlog.v1.ListModelsRequest.freshness:type_name -> grantlog.v1.Freshness
-	8,  // 10: grantlog.v1.ListModelsResponse.models:type_name -> grantlog.v1.Model
-	2,  // 11: grantlog.v1.StoreService.CreateStore:input_type -> grantlog.v1.CreateStoreRequest
-	4,  // 12: grantlog.v1.StoreService.ListStores:input_type -> grantlog.v1.ListStoresRequest
-	6,  // 13: grantlog.v1.StoreService.DeleteStore:input_type -> grantlog.v1.DeleteStoreRequest
-	9,  // 14: grantlog.v1.StoreService.ReadModel:input_type -> grantlog.v1.ReadModelRequest
-	11, // 15: grantlog.v1.StoreService.ListModels:input_type -> grantlog.v1.ListModelsRequest
-	3,  // 16: grantlog.v1.StoreService.CreateStore:output_type -> grantlog.v1.CreateStoreResponse
-	5,  // 17: grantlog.v1.StoreService.ListStores:output_type -> grantlog.v1.ListStoresResponse
-	7,  // 18: grantlog.v1.StoreService.DeleteStore:output_type -> grantlog.v1.DeleteStoreResponse
-	10, // 19: grantlog.v1.StoreService.ReadModel:output_type -> grantlog.v1.ReadModelResponse
-	12, // 20: grantlog.v1.StoreService.ListModels:output_type -> grantlog.v1.ListModelsResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	1,  // 5: grantlog.v1.RestoreStoreResponse.store:type_name -> grantlog.v1.Store
+	15, // 6: grantlog.v1.Model.time:type_name -> google.protobuf.Timestamp
+	16, // 7: grantlog.v1.Model.source:type_name -> grantlog.v1.ModelSource
+	17, // 8: grantlog.v1.ReadModelRequest.freshness:type_name -> grantlog.v1.Freshness
+	10, // 9: grantlog.v1.ReadModelResponse.model:type_name -> grantlog.v1.Model
+	17, // 10: grantlog.v1.ListModelsRequest.freshness:type_name -> grantlog.v1.Freshness
+	10, // 11: grantlog.v1.ListModelsResponse.models:type_name -> grantlog.v1.Model
+	2,  // 12: grantlog.v1.StoreService.CreateStore:input_type -> grantlog.v1.CreateStoreRequest
+	4,  // 13: grantlog.v1.StoreService.ListStores:input_type -> grantlog.v1.ListStoresRequest
+	6,  // 14: grantlog.v1.StoreService.DeleteStore:input_type -> grantlog.v1.DeleteStoreRequest
+	8,  // 15: grantlog.v1.StoreService.RestoreStore:input_type -> grantlog.v1.RestoreStoreRequest
+	11, // 16: grantlog.v1.StoreService.ReadModel:input_type -> grantlog.v1.ReadModelRequest
+	13, // 17: grantlog.v1.StoreService.ListModels:input_type -> grantlog.v1.ListModelsRequest
+	3,  // 18: grantlog.v1.StoreService.CreateStore:output_type -> grantlog.v1.CreateStoreResponse
+	5,  // 19: grantlog.v1.StoreService.ListStores:output_type -> grantlog.v1.ListStoresResponse
+	7,  // 20: grantlog.v1.StoreService.DeleteStore:output_type -> grantlog.v1.DeleteStoreResponse
+	9,  // 21: grantlog.v1.StoreService.RestoreStore:output_type -> grantlog.v1.RestoreStoreResponse
+	12, // 22: grantlog.v1.StoreService.ReadModel:output_type -> grantlog.v1.ReadModelResponse
+	14, // 23: grantlog.v1.StoreService.ListModels:output_type -> grantlog.v1.ListModelsResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_store_proto_init() }
@@ -1066,7 +1235,7 @@ func file_grantlog_v1_store_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_store_proto_rawDesc), len(file_grantlog_v1_store_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

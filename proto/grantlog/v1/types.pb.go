@@ -143,7 +143,7 @@ func (x Outcome_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Kind.Descriptor instead.
 func (Outcome_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{12, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14, 0}
 }
 
 // Why a command was refused. At the edge each has the RPC code in parentheses.
@@ -212,7 +212,7 @@ func (x Rejection_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rejection_Code.Descriptor instead.
 func (Rejection_Code) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{13, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // How an actor was authenticated.
@@ -277,7 +277,7 @@ func (x Entry_Method) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Method.Descriptor instead.
 func (Entry_Method) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // A Tuple states that a subject holds a relation on an object.
@@ -549,6 +549,8 @@ type Change struct {
 	//	*Change_DeleteStore
 	//	*Change_AdvanceEpoch
 	//	*Change_Activate
+	//	*Change_BeginRestore
+	//	*Change_EndRestore
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -654,6 +656,24 @@ func (x *Change) GetActivate() *Activate {
 	return nil
 }
 
+func (x *Change) GetBeginRestore() *BeginRestore {
+	if x != nil {
+		if x, ok := x.Change.(*Change_BeginRestore); ok {
+			return x.BeginRestore
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetEndRestore() *EndRestore {
+	if x != nil {
+		if x, ok := x.Change.(*Change_EndRestore); ok {
+			return x.EndRestore
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -697,6 +717,18 @@ type Change_Activate struct {
 	Activate *Activate `protobuf:"bytes,7,opt,name=activate,proto3,oneof"`
 }
 
+type Change_BeginRestore struct {
+	// Makes room for a store from a bundle; in the store "system", from fold version 2 on.
+	// StoreService.RestoreStore sends it.
+	BeginRestore *BeginRestore `protobuf:"bytes,8,opt,name=begin_restore,json=beginRestore,proto3,oneof"`
+}
+
+type Change_EndRestore struct {
+	// Opens a restored store; in the store "system", from fold version 2 on.
+	// StoreService.RestoreStore sends it.
+	EndRestore *EndRestore `protobuf:"bytes,9,opt,name=end_restore,json=endRestore,proto3,oneof"`
+}
+
 func (*Change_Grant) isChange_Change() {}
 
 func (*Change_Revoke) isChange_Change() {}
@@ -710,6 +742,10 @@ func (*Change_DeleteStore) isChange_Change() {}
 func (*Change_AdvanceEpoch) isChange_Change() {}
 
 func (*Change_Activate) isChange_Change() {}
+
+func (*Change_BeginRestore) isChange_Change() {}
+
+func (*Change_EndRestore) isChange_Change() {}
 
 // A Grant makes a tuple live.
 type Grant struct {
@@ -1037,6 +1073,107 @@ func (x *ModelSource) GetSource() string {
 	return ""
 }
 
+// A BeginRestore makes room for a store from a bundle.
+type BeginRestore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store's id, a ULID, which this log has never had.
+	Store         string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginRestore) Reset() {
+	*x = BeginRestore{}
+	mi := &file_grantlog_v1_types_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginRestore) ProtoMessage() {}
+
+func (x *BeginRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_types_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginRestore.ProtoReflect.Descriptor instead.
+func (*BeginRestore) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *BeginRestore) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+// An EndRestore opens a restored store.
+type EndRestore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The store's id, a ULID.
+	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
+	// The store had been deleted, and stays so.
+	Deleted       bool `protobuf:"varint,2,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndRestore) Reset() {
+	*x = EndRestore{}
+	mi := &file_grantlog_v1_types_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndRestore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndRestore) ProtoMessage() {}
+
+func (x *EndRestore) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_types_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndRestore.ProtoReflect.Descriptor instead.
+func (*EndRestore) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *EndRestore) GetStore() string {
+	if x != nil {
+		return x.Store
+	}
+	return ""
+}
+
+func (x *EndRestore) GetDeleted() bool {
+	if x != nil {
+		return x.Deleted
+	}
+	return false
+}
+
 // An Epoch names the parts of the log's past that an operator has accepted as lost.
 type Epoch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1050,7 +1187,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[9]
+	mi := &file_grantlog_v1_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1199,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[9]
+	mi := &file_grantlog_v1_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1212,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Epoch) GetNumber() uint64 {
@@ -1103,7 +1240,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[10]
+	mi := &file_grantlog_v1_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1115,7 +1252,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[10]
+	mi := &file_grantlog_v1_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1128,7 +1265,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Activate) GetVersion() uint64 {
@@ -1153,7 +1290,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[11]
+	mi := &file_grantlog_v1_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1302,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[11]
+	mi := &file_grantlog_v1_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1315,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Cut) GetFrom() uint64 {
@@ -1219,7 +1356,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[12]
+	mi := &file_grantlog_v1_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1231,7 +1368,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[12]
+	mi := &file_grantlog_v1_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1244,7 +1381,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Outcome) GetKind() Outcome_Kind {
@@ -1293,7 +1430,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[13]
+	mi := &file_grantlog_v1_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1442,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[13]
+	mi := &file_grantlog_v1_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1455,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rejection) GetCode() Rejection_Code {
@@ -1373,7 +1510,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[14]
+	mi := &file_grantlog_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1522,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[14]
+	mi := &file_grantlog_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1535,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Entry) GetStore() string {
@@ -1488,6 +1625,9 @@ type Freshness struct {
 	//	*Freshness_Any
 	//	*Freshness_AtLeast
 	//	*Freshness_Latest
+	//	*Freshness_AtRevision
+	//	*Freshness_AtTime
+	//	*Freshness_AtToken
 	Freshness     isFreshness_Freshness `protobuf_oneof:"freshness"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1495,7 +1635,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[15]
+	mi := &file_grantlog_v1_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1647,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[15]
+	mi := &file_grantlog_v1_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1660,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Freshness) GetFreshness() isFreshness_Freshness {
@@ -1557,6 +1697,33 @@ func (x *Freshness) GetLatest() bool {
 	return false
 }
 
+func (x *Freshness) GetAtRevision() uint64 {
+	if x != nil {
+		if x, ok := x.Freshness.(*Freshness_AtRevision); ok {
+			return x.AtRevision
+		}
+	}
+	return 0
+}
+
+func (x *Freshness) GetAtTime() *timestamppb.Timestamp {
+	if x != nil {
+		if x, ok := x.Freshness.(*Freshness_AtTime); ok {
+			return x.AtTime
+		}
+	}
+	return nil
+}
+
+func (x *Freshness) GetAtToken() string {
+	if x != nil {
+		if x, ok := x.Freshness.(*Freshness_AtToken); ok {
+			return x.AtToken
+		}
+	}
+	return ""
+}
+
 type isFreshness_Freshness interface {
 	isFreshness_Freshness()
 }
@@ -1580,11 +1747,146 @@ type Freshness_Latest struct {
 	Latest bool `protobuf:"varint,3,opt,name=latest,proto3,oneof"`
 }
 
+type Freshness_AtRevision struct {
+	// As the store was at a revision, at least 1: its tuples, its newest model, and its
+	// clock, the revision's log time. One after the newest in the log is INVALID_ARGUMENT.
+	AtRevision uint64 `protobuf:"varint,4,opt,name=at_revision,json=atRevision,proto3,oneof"`
+}
+
+type Freshness_AtTime struct {
+	// As the store was at a time: at the newest revision whose log time is not after it,
+	// which the answer names, with expiry held against the time itself. A time before the
+	// store's first entry is NOT_FOUND, one in the future INVALID_ARGUMENT.
+	AtTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=at_time,json=atTime,proto3,oneof"`
+}
+
+type Freshness_AtToken struct {
+	// As the store was at the revision of this token, as at_revision does; errors are
+	// those of at_least.
+	AtToken string `protobuf:"bytes,6,opt,name=at_token,json=atToken,proto3,oneof"`
+}
+
 func (*Freshness_Any) isFreshness_Freshness() {}
 
 func (*Freshness_AtLeast) isFreshness_Freshness() {}
 
 func (*Freshness_Latest) isFreshness_Freshness() {}
+
+func (*Freshness_AtRevision) isFreshness_Freshness() {}
+
+func (*Freshness_AtTime) isFreshness_Freshness() {}
+
+func (*Freshness_AtToken) isFreshness_Freshness() {}
+
+// A Provenance is where something comes from: the command of an entry, and who asked
+// for it.
+type Provenance struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision of the entry.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Its log time.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Who asked.
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// How it was known who asked.
+	Method Entry_Method `protobuf:"varint,4,opt,name=method,proto3,enum=grantlog.v1.Entry_Method" json:"method,omitempty"`
+	// Why, for people.
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The ticket that asked for it.
+	Ticket string `protobuf:"bytes,6,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The tool or process it came through.
+	Channel string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
+	// The command's id, a UUID.
+	Command       string `protobuf:"bytes,8,opt,name=command,proto3" json:"command,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Provenance) Reset() {
+	*x = Provenance{}
+	mi := &file_grantlog_v1_types_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Provenance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Provenance) ProtoMessage() {}
+
+func (x *Provenance) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_types_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Provenance.ProtoReflect.Descriptor instead.
+func (*Provenance) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Provenance) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Provenance) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Provenance) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Provenance) GetMethod() Entry_Method {
+	if x != nil {
+		return x.Method
+	}
+	return Entry_METHOD_UNSPECIFIED
+}
+
+func (x *Provenance) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Provenance) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *Provenance) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *Provenance) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
 
 // A Behind is the detail of an UNAVAILABLE error: the replica has not applied what
 // the freshness asks for. Ask again, here or at another replica.
@@ -1598,7 +1900,7 @@ type Behind struct {
 
 func (x *Behind) Reset() {
 	*x = Behind{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[16]
+	mi := &file_grantlog_v1_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1912,7 @@ func (x *Behind) String() string {
 func (*Behind) ProtoMessage() {}
 
 func (x *Behind) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[16]
+	mi := &file_grantlog_v1_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1925,7 @@ func (x *Behind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Behind.ProtoReflect.Descriptor instead.
 func (*Behind) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Behind) GetApplied() uint64 {
@@ -1644,7 +1946,7 @@ type UnknownOutcome struct {
 
 func (x *UnknownOutcome) Reset() {
 	*x = UnknownOutcome{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[17]
+	mi := &file_grantlog_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1656,7 +1958,7 @@ func (x *UnknownOutcome) String() string {
 func (*UnknownOutcome) ProtoMessage() {}
 
 func (x *UnknownOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[17]
+	mi := &file_grantlog_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1669,7 +1971,7 @@ func (x *UnknownOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnknownOutcome.ProtoReflect.Descriptor instead.
 func (*UnknownOutcome) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *UnknownOutcome) GetId() string {
@@ -1701,7 +2003,7 @@ type BudgetExhausted struct {
 
 func (x *BudgetExhausted) Reset() {
 	*x = BudgetExhausted{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[18]
+	mi := &file_grantlog_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1713,7 +2015,7 @@ func (x *BudgetExhausted) String() string {
 func (*BudgetExhausted) ProtoMessage() {}
 
 func (x *BudgetExhausted) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[18]
+	mi := &file_grantlog_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1726,7 +2028,7 @@ func (x *BudgetExhausted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetExhausted.ProtoReflect.Descriptor instead.
 func (*BudgetExhausted) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *BudgetExhausted) GetWhat() string {
@@ -1778,7 +2080,7 @@ type MissingContext struct {
 
 func (x *MissingContext) Reset() {
 	*x = MissingContext{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[19]
+	mi := &file_grantlog_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1790,7 +2092,7 @@ func (x *MissingContext) String() string {
 func (*MissingContext) ProtoMessage() {}
 
 func (x *MissingContext) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[19]
+	mi := &file_grantlog_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1803,7 +2105,7 @@ func (x *MissingContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingContext.ProtoReflect.Descriptor instead.
 func (*MissingContext) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MissingContext) GetCondition() string {
@@ -1844,7 +2146,7 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\fPrecondition\x12(\n" +
 	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12\x1d\n" +
 	"\n" +
-	"must_exist\x18\x02 \x01(\bR\tmustExist\"\x98\x03\n" +
+	"must_exist\x18\x02 \x01(\bR\tmustExist\"\x96\x04\n" +
 	"\x06Change\x12*\n" +
 	"\x05grant\x18\x01 \x01(\v2\x12.grantlog.v1.GrantH\x00R\x05grant\x12-\n" +
 	"\x06revoke\x18\x02 \x01(\v2\x13.grantlog.v1.RevokeH\x00R\x06revoke\x12;\n" +
@@ -1853,7 +2155,10 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\fcreate_store\x18\x04 \x01(\v2\x18.grantlog.v1.CreateStoreH\x00R\vcreateStore\x12=\n" +
 	"\fdelete_store\x18\x05 \x01(\v2\x18.grantlog.v1.DeleteStoreH\x00R\vdeleteStore\x129\n" +
 	"\radvance_epoch\x18\x06 \x01(\v2\x12.grantlog.v1.EpochH\x00R\fadvanceEpoch\x123\n" +
-	"\bactivate\x18\a \x01(\v2\x15.grantlog.v1.ActivateH\x00R\bactivateB\b\n" +
+	"\bactivate\x18\a \x01(\v2\x15.grantlog.v1.ActivateH\x00R\bactivate\x12@\n" +
+	"\rbegin_restore\x18\b \x01(\v2\x19.grantlog.v1.BeginRestoreH\x00R\fbeginRestore\x12:\n" +
+	"\vend_restore\x18\t \x01(\v2\x17.grantlog.v1.EndRestoreH\x00R\n" +
+	"endRestoreB\b\n" +
 	"\x06change\"\xce\x02\n" +
 	"\x05Grant\x12(\n" +
 	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x129\n" +
@@ -1881,7 +2186,13 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\a\n" +
 	"\x03DSL\x10\x01\x12\v\n" +
 	"\aMODULES\x10\x02\x12\b\n" +
-	"\x04JSON\x10\x03\"E\n" +
+	"\x04JSON\x10\x03\"$\n" +
+	"\fBeginRestore\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\"<\n" +
+	"\n" +
+	"EndRestore\x12\x14\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\x12\x18\n" +
+	"\adeleted\x18\x02 \x01(\bR\adeleted\"E\n" +
 	"\x05Epoch\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12$\n" +
 	"\x04cuts\x18\x02 \x03(\v2\x10.grantlog.v1.CutR\x04cuts\"$\n" +
@@ -1933,12 +2244,26 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\x04NATS\x10\x02\x12\b\n" +
 	"\x04MTLS\x10\x03\x12\b\n" +
 	"\x04OIDC\x10\x04\x12\a\n" +
-	"\x03KEY\x10\x05\"o\n" +
+	"\x03KEY\x10\x05\"\xda\x01\n" +
 	"\tFreshness\x12\x12\n" +
 	"\x03any\x18\x01 \x01(\bH\x00R\x03any\x12\x1b\n" +
 	"\bat_least\x18\x02 \x01(\tH\x00R\aatLeast\x12\x18\n" +
-	"\x06latest\x18\x03 \x01(\bH\x00R\x06latestB\v\n" +
-	"\tfreshnessJ\x04\b\x04\x10\x05J\x04\b\x05\x10\x06\"\"\n" +
+	"\x06latest\x18\x03 \x01(\bH\x00R\x06latest\x12!\n" +
+	"\vat_revision\x18\x04 \x01(\x04H\x00R\n" +
+	"atRevision\x125\n" +
+	"\aat_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x06atTime\x12\x1b\n" +
+	"\bat_token\x18\x06 \x01(\tH\x00R\aatTokenB\v\n" +
+	"\tfreshness\"\x85\x02\n" +
+	"\n" +
+	"Provenance\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x121\n" +
+	"\x06method\x18\x04 \x01(\x0e2\x19.grantlog.v1.Entry.MethodR\x06method\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06ticket\x18\x06 \x01(\tR\x06ticket\x12\x18\n" +
+	"\achannel\x18\a \x01(\tR\achannel\x12\x18\n" +
+	"\acommand\x18\b \x01(\tR\acommand\"\"\n" +
 	"\x06Behind\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x04R\aapplied\" \n" +
 	"\x0eUnknownOutcome\x12\x0e\n" +
@@ -1968,7 +2293,7 @@ func file_grantlog_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_grantlog_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_grantlog_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_grantlog_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_grantlog_v1_types_proto_goTypes = []any{
 	(ModelSource_Kind)(0),         // 0: grantlog.v1.ModelSource.Kind
 	(Outcome_Kind)(0),             // 1: grantlog.v1.Outcome.Kind
@@ -1983,20 +2308,23 @@ var file_grantlog_v1_types_proto_goTypes = []any{
 	(*CreateStore)(nil),           // 10: grantlog.v1.CreateStore
 	(*DeleteStore)(nil),           // 11: grantlog.v1.DeleteStore
 	(*ModelSource)(nil),           // 12: grantlog.v1.ModelSource
-	(*Epoch)(nil),                 // 13: grantlog.v1.Epoch
-	(*Activate)(nil),              // 14: grantlog.v1.Activate
-	(*Cut)(nil),                   // 15: grantlog.v1.Cut
-	(*Outcome)(nil),               // 16: grantlog.v1.Outcome
-	(*Rejection)(nil),             // 17: grantlog.v1.Rejection
-	(*Entry)(nil),                 // 18: grantlog.v1.Entry
-	(*Freshness)(nil),             // 19: grantlog.v1.Freshness
-	(*Behind)(nil),                // 20: grantlog.v1.Behind
-	(*UnknownOutcome)(nil),        // 21: grantlog.v1.UnknownOutcome
-	(*BudgetExhausted)(nil),       // 22: grantlog.v1.BudgetExhausted
-	(*MissingContext)(nil),        // 23: grantlog.v1.MissingContext
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 26: google.protobuf.Struct
+	(*BeginRestore)(nil),          // 13: grantlog.v1.BeginRestore
+	(*EndRestore)(nil),            // 14: grantlog.v1.EndRestore
+	(*Epoch)(nil),                 // 15: grantlog.v1.Epoch
+	(*Activate)(nil),              // 16: grantlog.v1.Activate
+	(*Cut)(nil),                   // 17: grantlog.v1.Cut
+	(*Outcome)(nil),               // 18: grantlog.v1.Outcome
+	(*Rejection)(nil),             // 19: grantlog.v1.Rejection
+	(*Entry)(nil),                 // 20: grantlog.v1.Entry
+	(*Freshness)(nil),             // 21: grantlog.v1.Freshness
+	(*Provenance)(nil),            // 22: grantlog.v1.Provenance
+	(*Behind)(nil),                // 23: grantlog.v1.Behind
+	(*UnknownOutcome)(nil),        // 24: grantlog.v1.UnknownOutcome
+	(*BudgetExhausted)(nil),       // 25: grantlog.v1.BudgetExhausted
+	(*MissingContext)(nil),        // 26: grantlog.v1.MissingContext
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 29: google.protobuf.Struct
 }
 var file_grantlog_v1_types_proto_depIdxs = []int32{
 	6,  // 0: grantlog.v1.Command.preconditions:type_name -> grantlog.v1.Precondition
@@ -2007,28 +2335,33 @@ var file_grantlog_v1_types_proto_depIdxs = []int32{
 	12, // 5: grantlog.v1.Change.write_model:type_name -> grantlog.v1.ModelSource
 	10, // 6: grantlog.v1.Change.create_store:type_name -> grantlog.v1.CreateStore
 	11, // 7: grantlog.v1.Change.delete_store:type_name -> grantlog.v1.DeleteStore
-	13, // 8: grantlog.v1.Change.advance_epoch:type_name -> grantlog.v1.Epoch
-	14, // 9: grantlog.v1.Change.activate:type_name -> grantlog.v1.Activate
-	4,  // 10: grantlog.v1.Grant.tuple:type_name -> grantlog.v1.Tuple
-	24, // 11: grantlog.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
-	25, // 12: grantlog.v1.Grant.expires_after:type_name -> google.protobuf.Duration
-	24, // 13: grantlog.v1.Grant.not_before:type_name -> google.protobuf.Timestamp
-	26, // 14: grantlog.v1.Grant.context:type_name -> google.protobuf.Struct
-	4,  // 15: grantlog.v1.Revoke.tuple:type_name -> grantlog.v1.Tuple
-	0,  // 16: grantlog.v1.ModelSource.kind:type_name -> grantlog.v1.ModelSource.Kind
-	15, // 17: grantlog.v1.Epoch.cuts:type_name -> grantlog.v1.Cut
-	1,  // 18: grantlog.v1.Outcome.kind:type_name -> grantlog.v1.Outcome.Kind
-	17, // 19: grantlog.v1.Outcome.rejection:type_name -> grantlog.v1.Rejection
-	2,  // 20: grantlog.v1.Rejection.code:type_name -> grantlog.v1.Rejection.Code
-	24, // 21: grantlog.v1.Entry.time:type_name -> google.protobuf.Timestamp
-	3,  // 22: grantlog.v1.Entry.method:type_name -> grantlog.v1.Entry.Method
-	5,  // 23: grantlog.v1.Entry.command:type_name -> grantlog.v1.Command
-	16, // 24: grantlog.v1.Entry.outcome:type_name -> grantlog.v1.Outcome
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	15, // 8: grantlog.v1.Change.advance_epoch:type_name -> grantlog.v1.Epoch
+	16, // 9: grantlog.v1.Change.activate:type_name -> grantlog.v1.Activate
+	13, // 10: grantlog.v1.Change.begin_restore:type_name -> grantlog.v1.BeginRestore
+	14, // 11: grantlog.v1.Change.end_restore:type_name -> grantlog.v1.EndRestore
+	4,  // 12: grantlog.v1.Grant.tuple:type_name -> grantlog.v1.Tuple
+	27, // 13: grantlog.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 14: grantlog.v1.Grant.expires_after:type_name -> google.protobuf.Duration
+	27, // 15: grantlog.v1.Grant.not_before:type_name -> google.protobuf.Timestamp
+	29, // 16: grantlog.v1.Grant.context:type_name -> google.protobuf.Struct
+	4,  // 17: grantlog.v1.Revoke.tuple:type_name -> grantlog.v1.Tuple
+	0,  // 18: grantlog.v1.ModelSource.kind:type_name -> grantlog.v1.ModelSource.Kind
+	17, // 19: grantlog.v1.Epoch.cuts:type_name -> grantlog.v1.Cut
+	1,  // 20: grantlog.v1.Outcome.kind:type_name -> grantlog.v1.Outcome.Kind
+	19, // 21: grantlog.v1.Outcome.rejection:type_name -> grantlog.v1.Rejection
+	2,  // 22: grantlog.v1.Rejection.code:type_name -> grantlog.v1.Rejection.Code
+	27, // 23: grantlog.v1.Entry.time:type_name -> google.protobuf.Timestamp
+	3,  // 24: grantlog.v1.Entry.method:type_name -> grantlog.v1.Entry.Method
+	5,  // 25: grantlog.v1.Entry.command:type_name -> grantlog.v1.Command
+	18, // 26: grantlog.v1.Entry.outcome:type_name -> grantlog.v1.Outcome
+	27, // 27: grantlog.v1.Freshness.at_time:type_name -> google.protobuf.Timestamp
+	27, // 28: grantlog.v1.Provenance.time:type_name -> google.protobuf.Timestamp
+	3,  // 29: grantlog.v1.Provenance.method:type_name -> grantlog.v1.Entry.Method
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_types_proto_init() }
@@ -2044,11 +2377,16 @@ func file_grantlog_v1_types_proto_init() {
 		(*Change_DeleteStore)(nil),
 		(*Change_AdvanceEpoch)(nil),
 		(*Change_Activate)(nil),
+		(*Change_BeginRestore)(nil),
+		(*Change_EndRestore)(nil),
 	}
-	file_grantlog_v1_types_proto_msgTypes[15].OneofWrappers = []any{
+	file_grantlog_v1_types_proto_msgTypes[17].OneofWrappers = []any{
 		(*Freshness_Any)(nil),
 		(*Freshness_AtLeast)(nil),
 		(*Freshness_Latest)(nil),
+		(*Freshness_AtRevision)(nil),
+		(*Freshness_AtTime)(nil),
+		(*Freshness_AtToken)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2056,7 +2394,7 @@ func file_grantlog_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_types_proto_rawDesc), len(file_grantlog_v1_types_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   20,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -35,6 +35,20 @@ const (
 const (
 	// AuditServiceReplayProcedure is the fully-qualified name of the AuditService's Replay RPC.
 	AuditServiceReplayProcedure = "/grantlog.v1.AuditService/Replay"
+	// AuditServiceHistoryProcedure is the fully-qualified name of the AuditService's History RPC.
+	AuditServiceHistoryProcedure = "/grantlog.v1.AuditService/History"
+	// AuditServiceReportProcedure is the fully-qualified name of the AuditService's Report RPC.
+	AuditServiceReportProcedure = "/grantlog.v1.AuditService/Report"
+	// AuditServiceCheckpointProcedure is the fully-qualified name of the AuditService's Checkpoint RPC.
+	AuditServiceCheckpointProcedure = "/grantlog.v1.AuditService/Checkpoint"
+	// AuditServiceProveInclusionProcedure is the fully-qualified name of the AuditService's
+	// ProveInclusion RPC.
+	AuditServiceProveInclusionProcedure = "/grantlog.v1.AuditService/ProveInclusion"
+	// AuditServiceProveConsistencyProcedure is the fully-qualified name of the AuditService's
+	// ProveConsistency RPC.
+	AuditServiceProveConsistencyProcedure = "/grantlog.v1.AuditService/ProveConsistency"
+	// AuditServiceExportProcedure is the fully-qualified name of the AuditService's Export RPC.
+	AuditServiceExportProcedure = "/grantlog.v1.AuditService/Export"
 )
 
 // AuditServiceClient is a client for the grantlog.v1.AuditService service.
@@ -47,6 +61,30 @@ type AuditServiceClient interface {
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest) (*connect.ServerStreamForClient[v1.ReplayResponse], error)
+	// History streams what became of a tuple, of all tuples of an object, or of all tuples
+	// of a subject: every grant, change, revoke and expiry, in the order of time.
+	//
+	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: none or more than one of
+	// tuple, object and subject is given, or one that is malformed.
+	History(context.Context, *v1.HistoryRequest) (*connect.ServerStreamForClient[v1.HistoryResponse], error)
+	// Report streams a report: first what it is about and what it stands on, then its
+	// rows, then how many there were, and their hash. One without that end is incomplete.
+	Report(context.Context, *v1.ReportRequest) (*connect.ServerStreamForClient[v1.ReportResponse], error)
+	// Checkpoint returns the newest signed checkpoint of a store's tree; the signer signs
+	// one for what it has applied.
+	//
+	// FAILED_PRECONDITION: this replica has no signer's key, or the tree is not the one
+	// that was signed before.
+	Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error)
+	// ProveInclusion proves that an entry is in the tree of a size.
+	ProveInclusion(context.Context, *v1.ProveInclusionRequest) (*v1.ProveInclusionResponse, error)
+	// ProveConsistency proves that the tree of a size is the beginning of a greater one.
+	ProveConsistency(context.Context, *v1.ProveConsistencyRequest) (*v1.ProveConsistencyResponse, error)
+	// Export streams the bytes of a bundle, which verifies with no server: see
+	// query/audit/FORMAT.md.
+	//
+	// FAILED_PRECONDITION: as in Checkpoint.
+	Export(context.Context, *v1.ExportRequest) (*connect.ServerStreamForClient[v1.ExportResponse], error)
 }
 
 // NewAuditServiceClient constructs a client for the grantlog.v1.AuditService service. By default,
@@ -66,17 +104,103 @@ func NewAuditServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(auditServiceMethods.ByName("Replay")),
 			connect.WithClientOptions(opts...),
 		),
+		history: connect.NewClient[v1.HistoryRequest, v1.HistoryResponse](
+			httpClient,
+			baseURL+AuditServiceHistoryProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("History")),
+			connect.WithClientOptions(opts...),
+		),
+		report: connect.NewClient[v1.ReportRequest, v1.ReportResponse](
+			httpClient,
+			baseURL+AuditServiceReportProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("Report")),
+			connect.WithClientOptions(opts...),
+		),
+		checkpoint: connect.NewClient[v1.CheckpointRequest, v1.CheckpointResponse](
+			httpClient,
+			baseURL+AuditServiceCheckpointProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("Checkpoint")),
+			connect.WithClientOptions(opts...),
+		),
+		proveInclusion: connect.NewClient[v1.ProveInclusionRequest, v1.ProveInclusionResponse](
+			httpClient,
+			baseURL+AuditServiceProveInclusionProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("ProveInclusion")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		proveConsistency: connect.NewClient[v1.ProveConsistencyRequest, v1.ProveConsistencyResponse](
+			httpClient,
+			baseURL+AuditServiceProveConsistencyProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("ProveConsistency")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		export: connect.NewClient[v1.ExportRequest, v1.ExportResponse](
+			httpClient,
+			baseURL+AuditServiceExportProcedure,
+			connect.WithSchema(auditServiceMethods.ByName("Export")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // auditServiceClient implements AuditServiceClient.
 type auditServiceClient struct {
-	replay *connect.Client[v1.ReplayRequest, v1.ReplayResponse]
+	replay           *connect.Client[v1.ReplayRequest, v1.ReplayResponse]
+	history          *connect.Client[v1.HistoryRequest, v1.HistoryResponse]
+	report           *connect.Client[v1.ReportRequest, v1.ReportResponse]
+	checkpoint       *connect.Client[v1.CheckpointRequest, v1.CheckpointResponse]
+	proveInclusion   *connect.Client[v1.ProveInclusionRequest, v1.ProveInclusionResponse]
+	proveConsistency *connect.Client[v1.ProveConsistencyRequest, v1.ProveConsistencyResponse]
+	export           *connect.Client[v1.ExportRequest, v1.ExportResponse]
 }
 
 // Replay calls grantlog.v1.AuditService.Replay.
 func (c *auditServiceClient) Replay(ctx context.Context, req *v1.ReplayRequest) (*connect.ServerStreamForClient[v1.ReplayResponse], error) {
 	return c.replay.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// History calls grantlog.v1.AuditService.History.
+func (c *auditServiceClient) History(ctx context.Context, req *v1.HistoryRequest) (*connect.ServerStreamForClient[v1.HistoryResponse], error) {
+	return c.history.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Report calls grantlog.v1.AuditService.Report.
+func (c *auditServiceClient) Report(ctx context.Context, req *v1.ReportRequest) (*connect.ServerStreamForClient[v1.ReportResponse], error) {
+	return c.report.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Checkpoint calls grantlog.v1.AuditService.Checkpoint.
+func (c *auditServiceClient) Checkpoint(ctx context.Context, req *v1.CheckpointRequest) (*v1.CheckpointResponse, error) {
+	response, err := c.checkpoint.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ProveInclusion calls grantlog.v1.AuditService.ProveInclusion.
+func (c *auditServiceClient) ProveInclusion(ctx context.Context, req *v1.ProveInclusionRequest) (*v1.ProveInclusionResponse, error) {
+	response, err := c.proveInclusion.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ProveConsistency calls grantlog.v1.AuditService.ProveConsistency.
+func (c *auditServiceClient) ProveConsistency(ctx context.Context, req *v1.ProveConsistencyRequest) (*v1.ProveConsistencyResponse, error) {
+	response, err := c.proveConsistency.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Export calls grantlog.v1.AuditService.Export.
+func (c *auditServiceClient) Export(ctx context.Context, req *v1.ExportRequest) (*connect.ServerStreamForClient[v1.ExportResponse], error) {
+	return c.export.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // AuditServiceHandler is an implementation of the grantlog.v1.AuditService service.
@@ -89,6 +213,30 @@ type AuditServiceHandler interface {
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest, *connect.ServerStream[v1.ReplayResponse]) error
+	// History streams what became of a tuple, of all tuples of an object, or of all tuples
+	// of a subject: every grant, change, revoke and expiry, in the order of time.
+	//
+	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: none or more than one of
+	// tuple, object and subject is given, or one that is malformed.
+	History(context.Context, *v1.HistoryRequest, *connect.ServerStream[v1.HistoryResponse]) error
+	// Report streams a report: first what it is about and what it stands on, then its
+	// rows, then how many there were, and their hash. One without that end is incomplete.
+	Report(context.Context, *v1.ReportRequest, *connect.ServerStream[v1.ReportResponse]) error
+	// Checkpoint returns the newest signed checkpoint of a store's tree; the signer signs
+	// one for what it has applied.
+	//
+	// FAILED_PRECONDITION: this replica has no signer's key, or the tree is not the one
+	// that was signed before.
+	Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error)
+	// ProveInclusion proves that an entry is in the tree of a size.
+	ProveInclusion(context.Context, *v1.ProveInclusionRequest) (*v1.ProveInclusionResponse, error)
+	// ProveConsistency proves that the tree of a size is the beginning of a greater one.
+	ProveConsistency(context.Context, *v1.ProveConsistencyRequest) (*v1.ProveConsistencyResponse, error)
+	// Export streams the bytes of a bundle, which verifies with no server: see
+	// query/audit/FORMAT.md.
+	//
+	// FAILED_PRECONDITION: as in Checkpoint.
+	Export(context.Context, *v1.ExportRequest, *connect.ServerStream[v1.ExportResponse]) error
 }
 
 // NewAuditServiceHandler builds an HTTP handler from the service implementation. It returns the
@@ -104,10 +252,60 @@ func NewAuditServiceHandler(svc AuditServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(auditServiceMethods.ByName("Replay")),
 		connect.WithHandlerOptions(opts...),
 	)
+	auditServiceHistoryHandler := connect.NewServerStreamHandlerSimple(
+		AuditServiceHistoryProcedure,
+		svc.History,
+		connect.WithSchema(auditServiceMethods.ByName("History")),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceReportHandler := connect.NewServerStreamHandlerSimple(
+		AuditServiceReportProcedure,
+		svc.Report,
+		connect.WithSchema(auditServiceMethods.ByName("Report")),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceCheckpointHandler := connect.NewUnaryHandlerSimple(
+		AuditServiceCheckpointProcedure,
+		svc.Checkpoint,
+		connect.WithSchema(auditServiceMethods.ByName("Checkpoint")),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceProveInclusionHandler := connect.NewUnaryHandlerSimple(
+		AuditServiceProveInclusionProcedure,
+		svc.ProveInclusion,
+		connect.WithSchema(auditServiceMethods.ByName("ProveInclusion")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceProveConsistencyHandler := connect.NewUnaryHandlerSimple(
+		AuditServiceProveConsistencyProcedure,
+		svc.ProveConsistency,
+		connect.WithSchema(auditServiceMethods.ByName("ProveConsistency")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	auditServiceExportHandler := connect.NewServerStreamHandlerSimple(
+		AuditServiceExportProcedure,
+		svc.Export,
+		connect.WithSchema(auditServiceMethods.ByName("Export")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/grantlog.v1.AuditService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case AuditServiceReplayProcedure:
 			auditServiceReplayHandler.ServeHTTP(w, r)
+		case AuditServiceHistoryProcedure:
+			auditServiceHistoryHandler.ServeHTTP(w, r)
+		case AuditServiceReportProcedure:
+			auditServiceReportHandler.ServeHTTP(w, r)
+		case AuditServiceCheckpointProcedure:
+			auditServiceCheckpointHandler.ServeHTTP(w, r)
+		case AuditServiceProveInclusionProcedure:
+			auditServiceProveInclusionHandler.ServeHTTP(w, r)
+		case AuditServiceProveConsistencyProcedure:
+			auditServiceProveConsistencyHandler.ServeHTTP(w, r)
+		case AuditServiceExportProcedure:
+			auditServiceExportHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -119,4 +317,28 @@ type UnimplementedAuditServiceHandler struct{}
 
 func (UnimplementedAuditServiceHandler) Replay(context.Context, *v1.ReplayRequest, *connect.ServerStream[v1.ReplayResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.Replay is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) History(context.Context, *v1.HistoryRequest, *connect.ServerStream[v1.HistoryResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.History is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) Report(context.Context, *v1.ReportRequest, *connect.ServerStream[v1.ReportResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.Report is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.Checkpoint is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) ProveInclusion(context.Context, *v1.ProveInclusionRequest) (*v1.ProveInclusionResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.ProveInclusion is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) ProveConsistency(context.Context, *v1.ProveConsistencyRequest) (*v1.ProveConsistencyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.ProveConsistency is not implemented"))
+}
+
+func (UnimplementedAuditServiceHandler) Export(context.Context, *v1.ExportRequest, *connect.ServerStream[v1.ExportResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.AuditService.Export is not implemented"))
 }

@@ -56,6 +56,9 @@ const (
 	// PermissionServiceExpandProcedure is the fully-qualified name of the PermissionService's Expand
 	// RPC.
 	PermissionServiceExpandProcedure = "/grantlog.v1.PermissionService/Expand"
+	// PermissionServiceExplainProcedure is the fully-qualified name of the PermissionService's Explain
+	// RPC.
+	PermissionServiceExplainProcedure = "/grantlog.v1.PermissionService/Explain"
 	// PermissionServiceReadTuplesProcedure is the fully-qualified name of the PermissionService's
 	// ReadTuples RPC.
 	PermissionServiceReadTuplesProcedure = "/grantlog.v1.PermissionService/ReadTuples"
@@ -88,6 +91,12 @@ type PermissionServiceClient interface {
 	// Expand says who holds a relation on an object, as a tree of the rules and grants
 	// that make it so.
 	Expand(context.Context, *v1.ExpandRequest) (*v1.ExpandResponse, error)
+	// Explain says why a subject holds a relation on an object, with the commands that made
+	// it so, or what was tried and missing, and since when. The answer is that of Check.
+	//
+	// What Check would return as the error of a question without an answer is told in the
+	// response, beside how far it got.
+	Explain(context.Context, *v1.ExplainRequest) (*v1.ExplainResponse, error)
 	// ReadTuples reads granted tuples, as they were granted, a page at a time. It takes no
 	// contextual tuples and no context: it reads what is stored and runs no condition.
 	ReadTuples(context.Context, *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error)
@@ -160,6 +169,13 @@ func NewPermissionServiceClient(httpClient connect.HTTPClient, baseURL string, o
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		explain: connect.NewClient[v1.ExplainRequest, v1.ExplainResponse](
+			httpClient,
+			baseURL+PermissionServiceExplainProcedure,
+			connect.WithSchema(permissionServiceMethods.ByName("Explain")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		readTuples: connect.NewClient[v1.ReadTuplesRequest, v1.ReadTuplesResponse](
 			httpClient,
 			baseURL+PermissionServiceReadTuplesProcedure,
@@ -186,6 +202,7 @@ type permissionServiceClient struct {
 	streamSubjects *connect.Client[v1.StreamSubjectsRequest, v1.StreamSubjectsResponse]
 	listRelations  *connect.Client[v1.ListRelationsRequest, v1.ListRelationsResponse]
 	expand         *connect.Client[v1.ExpandRequest, v1.ExpandResponse]
+	explain        *connect.Client[v1.ExplainRequest, v1.ExplainResponse]
 	readTuples     *connect.Client[v1.ReadTuplesRequest, v1.ReadTuplesResponse]
 	streamTuples   *connect.Client[v1.StreamTuplesRequest, v1.StreamTuplesResponse]
 }
@@ -254,6 +271,15 @@ func (c *permissionServiceClient) Expand(ctx context.Context, req *v1.ExpandRequ
 	return nil, err
 }
 
+// Explain calls grantlog.v1.PermissionService.Explain.
+func (c *permissionServiceClient) Explain(ctx context.Context, req *v1.ExplainRequest) (*v1.ExplainResponse, error) {
+	response, err := c.explain.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ReadTuples calls grantlog.v1.PermissionService.ReadTuples.
 func (c *permissionServiceClient) ReadTuples(ctx context.Context, req *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error) {
 	response, err := c.readTuples.CallUnary(ctx, connect.NewRequest(req))
@@ -292,6 +318,12 @@ type PermissionServiceHandler interface {
 	// Expand says who holds a relation on an object, as a tree of the rules and grants
 	// that make it so.
 	Expand(context.Context, *v1.ExpandRequest) (*v1.ExpandResponse, error)
+	// Explain says why a subject holds a relation on an object, with the commands that made
+	// it so, or what was tried and missing, and since when. The answer is that of Check.
+	//
+	// What Check would return as the error of a question without an answer is told in the
+	// response, beside how far it got.
+	Explain(context.Context, *v1.ExplainRequest) (*v1.ExplainResponse, error)
 	// ReadTuples reads granted tuples, as they were granted, a page at a time. It takes no
 	// contextual tuples and no context: it reads what is stored and runs no condition.
 	ReadTuples(context.Context, *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error)
@@ -360,6 +392,13 @@ func NewPermissionServiceHandler(svc PermissionServiceHandler, opts ...connect.H
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	permissionServiceExplainHandler := connect.NewUnaryHandlerSimple(
+		PermissionServiceExplainProcedure,
+		svc.Explain,
+		connect.WithSchema(permissionServiceMethods.ByName("Explain")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	permissionServiceReadTuplesHandler := connect.NewUnaryHandlerSimple(
 		PermissionServiceReadTuplesProcedure,
 		svc.ReadTuples,
@@ -391,6 +430,8 @@ func NewPermissionServiceHandler(svc PermissionServiceHandler, opts ...connect.H
 			permissionServiceListRelationsHandler.ServeHTTP(w, r)
 		case PermissionServiceExpandProcedure:
 			permissionServiceExpandHandler.ServeHTTP(w, r)
+		case PermissionServiceExplainProcedure:
+			permissionServiceExplainHandler.ServeHTTP(w, r)
 		case PermissionServiceReadTuplesProcedure:
 			permissionServiceReadTuplesHandler.ServeHTTP(w, r)
 		case PermissionServiceStreamTuplesProcedure:
@@ -434,6 +475,10 @@ func (UnimplementedPermissionServiceHandler) ListRelations(context.Context, *v1.
 
 func (UnimplementedPermissionServiceHandler) Expand(context.Context, *v1.ExpandRequest) (*v1.ExpandResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.Expand is not implemented"))
+}
+
+func (UnimplementedPermissionServiceHandler) Explain(context.Context, *v1.ExplainRequest) (*v1.ExplainResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.PermissionService.Explain is not implemented"))
 }
 
 func (UnimplementedPermissionServiceHandler) ReadTuples(context.Context, *v1.ReadTuplesRequest) (*v1.ReadTuplesResponse, error) {

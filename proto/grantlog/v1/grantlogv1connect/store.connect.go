@@ -41,6 +41,9 @@ const (
 	// StoreServiceDeleteStoreProcedure is the fully-qualified name of the StoreService's DeleteStore
 	// RPC.
 	StoreServiceDeleteStoreProcedure = "/grantlog.v1.StoreService/DeleteStore"
+	// StoreServiceRestoreStoreProcedure is the fully-qualified name of the StoreService's RestoreStore
+	// RPC.
+	StoreServiceRestoreStoreProcedure = "/grantlog.v1.StoreService/RestoreStore"
 	// StoreServiceReadModelProcedure is the fully-qualified name of the StoreService's ReadModel RPC.
 	StoreServiceReadModelProcedure = "/grantlog.v1.StoreService/ReadModel"
 	// StoreServiceListModelsProcedure is the fully-qualified name of the StoreService's ListModels RPC.
@@ -64,6 +67,14 @@ type StoreServiceClient interface {
 	// It is a command of the store "system"; errors are as in CreateStore. A store that
 	// is not live is NOT_FOUND.
 	DeleteStore(context.Context, *v1.DeleteStoreRequest) (*v1.DeleteStoreResponse, error)
+	// RestoreStore brings a store from a bundle into this log, entry by entry: with the
+	// same revisions, times, actors, outcomes and root. The bundle is verified as a whole
+	// before anything is written.
+	//
+	// INVALID_ARGUMENT: the bundle is damaged, or does not begin at revision 1.
+	// ALREADY_EXISTS: this log has, or had, a store of this id. FAILED_PRECONDITION: the
+	// fold version in force is 1, and the request does not allow to activate 2.
+	RestoreStore(context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreStoreRequest, v1.RestoreStoreResponse], error)
 	// ReadModel returns a model of a store.
 	//
 	// NOT_FOUND: there is no such store or model, or the store has no model yet.
@@ -105,6 +116,12 @@ func NewStoreServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(storeServiceMethods.ByName("DeleteStore")),
 			connect.WithClientOptions(opts...),
 		),
+		restoreStore: connect.NewClient[v1.RestoreStoreRequest, v1.RestoreStoreResponse](
+			httpClient,
+			baseURL+StoreServiceRestoreStoreProcedure,
+			connect.WithSchema(storeServiceMethods.ByName("RestoreStore")),
+			connect.WithClientOptions(opts...),
+		),
 		readModel: connect.NewClient[v1.ReadModelRequest, v1.ReadModelResponse](
 			httpClient,
 			baseURL+StoreServiceReadModelProcedure,
@@ -124,11 +141,12 @@ func NewStoreServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 
 // storeServiceClient implements StoreServiceClient.
 type storeServiceClient struct {
-	createStore *connect.Client[v1.CreateStoreRequest, v1.CreateStoreResponse]
-	listStores  *connect.Client[v1.ListStoresRequest, v1.ListStoresResponse]
-	deleteStore *connect.Client[v1.DeleteStoreRequest, v1.DeleteStoreResponse]
-	readModel   *connect.Client[v1.ReadModelRequest, v1.ReadModelResponse]
-	listModels  *connect.Client[v1.ListModelsRequest, v1.ListModelsResponse]
+	createStore  *connect.Client[v1.CreateStoreRequest, v1.CreateStoreResponse]
+	listStores   *connect.Client[v1.ListStoresRequest, v1.ListStoresResponse]
+	deleteStore  *connect.Client[v1.DeleteStoreRequest, v1.DeleteStoreResponse]
+	restoreStore *connect.Client[v1.RestoreStoreRequest, v1.RestoreStoreResponse]
+	readModel    *connect.Client[v1.ReadModelRequest, v1.ReadModelResponse]
+	listModels   *connect.Client[v1.ListModelsRequest, v1.ListModelsResponse]
 }
 
 // CreateStore calls grantlog.v1.StoreService.CreateStore.
@@ -156,6 +174,11 @@ func (c *storeServiceClient) DeleteStore(ctx context.Context, req *v1.DeleteStor
 		return response.Msg, err
 	}
 	return nil, err
+}
+
+// RestoreStore calls grantlog.v1.StoreService.RestoreStore.
+func (c *storeServiceClient) RestoreStore(ctx context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreStoreRequest, v1.RestoreStoreResponse], error) {
+	return c.restoreStore.CallClientStreamSimple(ctx)
 }
 
 // ReadModel calls grantlog.v1.StoreService.ReadModel.
@@ -193,6 +216,14 @@ type StoreServiceHandler interface {
 	// It is a command of the store "system"; errors are as in CreateStore. A store that
 	// is not live is NOT_FOUND.
 	DeleteStore(context.Context, *v1.DeleteStoreRequest) (*v1.DeleteStoreResponse, error)
+	// RestoreStore brings a store from a bundle into this log, entry by entry: with the
+	// same revisions, times, actors, outcomes and root. The bundle is verified as a whole
+	// before anything is written.
+	//
+	// INVALID_ARGUMENT: the bundle is damaged, or does not begin at revision 1.
+	// ALREADY_EXISTS: this log has, or had, a store of this id. FAILED_PRECONDITION: the
+	// fold version in force is 1, and the request does not allow to activate 2.
+	RestoreStore(context.Context, *connect.ClientStream[v1.RestoreStoreRequest]) (*v1.RestoreStoreResponse, error)
 	// ReadModel returns a model of a store.
 	//
 	// NOT_FOUND: there is no such store or model, or the store has no model yet.
@@ -230,6 +261,12 @@ func NewStoreServiceHandler(svc StoreServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(storeServiceMethods.ByName("DeleteStore")),
 		connect.WithHandlerOptions(opts...),
 	)
+	storeServiceRestoreStoreHandler := connect.NewClientStreamHandlerSimple(
+		StoreServiceRestoreStoreProcedure,
+		svc.RestoreStore,
+		connect.WithSchema(storeServiceMethods.ByName("RestoreStore")),
+		connect.WithHandlerOptions(opts...),
+	)
 	storeServiceReadModelHandler := connect.NewUnaryHandlerSimple(
 		StoreServiceReadModelProcedure,
 		svc.ReadModel,
@@ -252,6 +289,8 @@ func NewStoreServiceHandler(svc StoreServiceHandler, opts ...connect.HandlerOpti
 			storeServiceListStoresHandler.ServeHTTP(w, r)
 		case StoreServiceDeleteStoreProcedure:
 			storeServiceDeleteStoreHandler.ServeHTTP(w, r)
+		case StoreServiceRestoreStoreProcedure:
+			storeServiceRestoreStoreHandler.ServeHTTP(w, r)
 		case StoreServiceReadModelProcedure:
 			storeServiceReadModelHandler.ServeHTTP(w, r)
 		case StoreServiceListModelsProcedure:
@@ -275,6 +314,10 @@ func (UnimplementedStoreServiceHandler) ListStores(context.Context, *v1.ListStor
 
 func (UnimplementedStoreServiceHandler) DeleteStore(context.Context, *v1.DeleteStoreRequest) (*v1.DeleteStoreResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.StoreService.DeleteStore is not implemented"))
+}
+
+func (UnimplementedStoreServiceHandler) RestoreStore(context.Context, *connect.ClientStream[v1.RestoreStoreRequest]) (*v1.RestoreStoreResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("grantlog.v1.StoreService.RestoreStore is not implemented"))
 }
 
 func (UnimplementedStoreServiceHandler) ReadModel(context.Context, *v1.ReadModelRequest) (*v1.ReadModelResponse, error) {

@@ -1,0 +1,36 @@
+package serve
+
+import (
+	"context"
+	"errors"
+
+	"connectrpc.com/connect"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+)
+
+var errPending = connect.NewError(connect.CodeUnimplemented, errors.New("not built yet"))
+
+func (s *Server) Explain(context.Context, *pb.ExplainRequest) (*pb.ExplainResponse, error) {
+	return nil, errPending
+}
+func (s *Server) History(context.Context, *pb.HistoryRequest, *connect.ServerStream[pb.HistoryResponse]) error {
+	return errPending
+}
+func (s *Server) Report(context.Context, *pb.ReportRequest, *connect.ServerStream[pb.ReportResponse]) error {
+	return errPending
+}
+func (s *Server) Checkpoint(context.Context, *pb.CheckpointRequest) (*pb.CheckpointResponse, error) {
+	return nil, errPending
+}
+func (s *Server) ProveInclusion(context.Context, *pb.ProveInclusionRequest) (*pb.ProveInclusionResponse, error) {
+	return nil, errPending
+}
+func (s *Server) ProveConsistency(context.Context, *pb.ProveConsistencyRequest) (*pb.ProveConsistencyResponse, error) {
+	return nil, errPending
+}
+func (s *Server) Export(context.Context, *pb.ExportRequest, *connect.ServerStream[pb.ExportResponse]) error {
+	return errPending
+}
+func (s *Server) RestoreStore(context.Context, *connect.ClientStream[pb.RestoreStoreRequest]) (*pb.RestoreStoreResponse, error) {
+	return nil, errPending
+}
