@@ -17,6 +17,7 @@ type given struct {
 	contextual []string
 	atLeast    string
 	latest     bool
+	at         string
 	model      string
 }
 
@@ -30,11 +31,20 @@ func (g *given) flags(f *pflag.FlagSet) {
 func (g *given) freshFlags(f *pflag.FlagSet) {
 	f.StringVar(&g.atLeast, "at-least", "", "answer at the revision of this `token` or a later one")
 	f.BoolVar(&g.latest, "latest", false, "answer with all that was acknowledged before")
-	f.StringVar(&g.model, "model", "", "the `ID` of the model to answer under; the newest if not given")
+	f.StringVar(&g.at, "at", "", "answer as of this `moment` of the past: a revision, a time, a date or a token")
+	f.StringVar(&g.model, "model", "", "the `ID` of the model to answer under; the newest of that moment if not given")
 }
 
 func (g *given) freshness() (*pb.Freshness, error) {
 	switch {
+	case g.at != "" && (g.latest || g.atLeast != ""):
+		return nil, errors.New("--at excludes --latest and --at-least: the past does not get newer")
+	case g.at != "":
+		f, err := readPast(g.at)
+		if err != nil {
+			return nil, fmt.Errorf("--at: %w", err)
+		}
+		return f, nil
 	case g.latest && g.atLeast != "":
 		return nil, errors.New("--latest and --at-least exclude each other: the latest is at least as new as any token")
 	case g.latest:
