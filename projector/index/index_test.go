@@ -991,3 +991,142 @@ func TestDiskAndDrop(t *testing.T) {
 		t.Errorf("view of a closed index: %v", err)
 	}
 }
+
+// The versions of tuples at every revision are those that the live tuples of all
+// revisions up to it tell of: each grant, each change of one, each end.
+func TestVersions(t *testing.T) {
+	w := newWorld(t, 11, 300)
+	x := open(t, vfs.NewMem())
+	w.fold(t, x, len(w.inputs), every(17))
+	m := w.memory(t, len(w.inputs))
+	dead, changed := 0, 0
+	for _, store := range w.stores {
+		head, err := x.View(store, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := map[tuple.Tuple][]Version{} // newest first
+		before := map[tuple.Tuple]bool{}
+		for rev := ledger.Revision(1); rev <= head.Revision(); rev++ {
+			now := map[tuple.Tuple]bool{}
+			for _, l := range m.Live(store, rev) {
+				now[l.Tuple] = true
+				if l.Revision == rev {
+					want[l.Tuple] = append([]Version{{l.Tuple, rev, true, l.Grant}}, want[l.Tuple]...)
+					if before[l.Tuple] {
+						changed++
+					}
+				}
+			}
+			for u := range before {
+				if !now[u] {
+					want[u] = append([]Version{{Tuple: u, Revision: rev}}, want[u]...)
+					dead++
+				}
+			}
+			before = now
+			v, err := head.At(rev)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compareVersions(t, v, want, w.pool)
+			v.Close()
+		}
+		head.Close()
+	}
+	if dead == 0 || changed == 0 {
+		t.Errorf("%d revokes and %d changed grants; want some of each", dead, changed)
+	}
+}
+
+// compareVersions compares the versions that a view has with those wanted.
+func compareVersions(t *testing.T, v *View, want map[tuple.Tuple][]Version, pool []tuple.Tuple) {
+	t.Helper()
+	same := func(a, b Version) bool {
+		return a.Tuple == b.Tuple && a.Revision == b.Revision && a.Live == b.Live && a.Grant.Equal(b.Grant)
+	}
+	for _, u := range pool {
+		newest, ok, err := v.Newest(u)
+		if versions := want[u]; err != nil || ok != (len(versions) > 0) || ok && !same(newest, versions[0]) {
+			t.Fatalf("%s@%d: Newest(%s) = %+v, %v, %v, want the first of %+v", v.Store(), v.Revision(), u, newest, ok, err, versions)
+		}
+		g, live, err := v.Granted(u)
+		if err != nil || live != newest.Live || live && !same(Version{g.Tuple, g.Revision, true, g.Grant}, newest) {
+			t.Fatalf("%s@%d: Granted(%s) = %+v, %v, %v, want %+v", v.Store(), v.Revision(), u, g, live, err, newest)
+		}
+	}
+	for _, p := range []Prefix{
+		ByObject(tuple.Object{}, "", nil, ""), ByObject(pool[0].Object, "", nil, ""),
+		ByObject(pool[0].Object, pool[0].Relation, &model.Kind{Type: pool[0].Subject.Type}, pool[0].Subject.ID),
+		BySubject(pool[2].Subject, "", ""),
+	} {
+		var all, newest []Version
+		for u, versions := range want {
+			if p.Has(u) && len(versions) > 0 {
+				all, newest = append(all, versions...), append(newest, versions[0])
+			}
+		}
+		order := func(a, b Version) int {
+			return bytes.Compare(appendVersion(p.key(nil, v.Store(), a.Tuple), a.Revision), appendVersion(p.key(nil, v.Store(), b.Tuple), b.Revision))
+		}
+		slices.SortFunc(all, order)
+		slices.SortFunc(newest, order)
+		for what, read := range map[string]func(Prefix, func(Version) bool) error{"Versions": v.Versions, "NewestVersions": v.NewestVersions} {
+			wanted := all
+			if what == "NewestVersions" {
+				wanted = newest
+			}
+			var got []Version
+			if err := read(p, func(n Version) bool {
+				if _, _, err := v.Newest(n.Tuple); err != nil { // yield may ask the view
+					t.Fatal(err)
+				}
+				got = append(got, n)
+				return true
+			}); err != nil || !slices.EqualFunc(got, wanted, same) {
+				t.Fatalf("%s@%d: %s of %v = %+v, %v, want %+v", v.Store(), v.Revision(), what, p, got, err, wanted)
+			}
+			first := 0
+			if err := read(p, func(Version) bool { first++; return false }); err != nil || first != min(1, len(wanted)) {
+				t.Fatalf("%s: %d versions after the first was enough, %v", what, first, err)
+			}
+		}
+	}
+}
+
+// A view at another revision is of the same head, within the head's revisions.
+func TestAt(t *testing.T) {
+	w := newWorld(t, 12, 1200)
+	x := open(t, vfs.NewMem())
+	w.fold(t, x, len(w.inputs)/2, every(100))
+	v, err := x.View(w.stores[0], 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	gone := errors.New("gone")
+	v.Stop = func() error { return gone }
+	w.fold(t, x, len(w.inputs), every(100))
+	for _, rev := range []ledger.Revision{0, v.Revision() + 1} {
+		if _, err := v.At(rev); !errors.Is(err, ledger.ErrNotFound) {
+			t.Errorf("At(%d) of a view at %d: %v", rev, v.Revision(), err)
+		}
+	}
+	first, err := v.At(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	again, err := first.At(v.Revision())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	versions := 0
+	if err := again.Versions(ByObject(tuple.Object{}, "", nil, ""), func(Version) bool { versions++; return true }); err != gone || versions < stopEvery/2 {
+		t.Errorf("Versions ends after %d with %v, want the error of Stop", versions, err)
+	}
+	if first.Revision() != 1 || again.Revision() != v.Revision() || first.Head() != v.Head() || first.Epoch() != v.Epoch() || first.Stop() != gone {
+		t.Errorf("views at %d and %d, of %+v, want 1 and %d, of %+v", first.Revision(), again.Revision(), first.Head(), v.Revision(), v.Head())
+	}
+}

@@ -86,6 +86,20 @@ func (x *Index) View(store ledger.ID, rev ledger.Revision) (*View, error) {
 	return &View{x: x, r: r, head: h, rev: rev, log: x.position.Log, epoch: x.position.Epoch}, nil
 }
 
+// At returns another view of the store, as of a revision from 1 to that of the head
+// that v has; any other is a [ledger.ErrNotFound]. The caller closes it. It has the same
+// head, whatever was committed meanwhile, and its Stop is v's.
+func (v *View) At(rev ledger.Revision) (*View, error) {
+	if rev == 0 || rev > v.head.Revision {
+		return nil, fmt.Errorf("revision %d of store %s at %d: %w", rev, v.head.Store, v.head.Revision, ledger.ErrNotFound)
+	}
+	r, err := v.x.acquire()
+	if err != nil {
+		return nil, err
+	}
+	return &View{x: v.x, r: r, head: v.head, rev: rev, log: v.log, epoch: v.epoch, Stop: v.Stop}, nil
+}
+
 // Close ends the view. Closing twice does nothing.
 func (v *View) Close() {
 	if v.r != nil {
@@ -190,6 +204,27 @@ func (v *View) Grant(t tuple.Tuple) (model.Grant, bool, error) {
 	return decodeVersion(value)
 }
 
+// Granted returns the version of t that was live at the view's revision, or false.
+// Whether the grant has expired is not looked at.
+func (v *View) Granted(t tuple.Tuple) (Granted, bool, error) {
+	n, ok, err := v.Newest(t)
+	return Granted{t, n.Grant, n.Revision}, ok && n.Live, err
+}
+
+// Newest returns the newest version of t up to the view's revision, live or not; false
+// if t was never granted by then.
+func (v *View) Newest(t tuple.Tuple) (Version, bool, error) {
+	r := v.r
+	r.key = appendForward(r.key[:0], v.head.Store, t, v.rev)
+	value, err := r.find(r.key)
+	if err != nil || value == nil {
+		return Version{}, false, err
+	}
+	n := Version{Tuple: t, Revision: version(r.point.Key())}
+	n.Grant, n.Live, err = decodeVersion(value)
+	return n, err == nil, err
+}
+
 // Subjects calls yield for each live grant of relation on o to subjects of type stype
 // with the relation srel, whose id comes after the given one, in order of subject id,
 // until yield returns false. Yield may ask the view. The cost follows the versions that
@@ -247,10 +282,91 @@ func (v *View) Tuples(p Prefix, after tuple.Tuple, yield func(Granted) bool) err
 	return errors.Join(err, failed)
 }
 
-// live calls yield for each live version of the rows with a prefix, in order, until it
-// returns false: with what follows the prefix, without the version. The rows wanted
-// come after the text after, if it is not empty, which lacks the zero byte at its end.
+// A Version is a tuple as a revision made it: granted, or no longer so.
+type Version struct {
+	Tuple    tuple.Tuple
+	Revision ledger.Revision
+	Live     bool        // false: the revision revoked it
+	Grant    model.Grant // what it was granted with, if it is live
+}
+
+// Versions calls yield for each version, dead ones too, up to the view's revision of
+// each tuple whose key begins with the prefix, until yield returns false: tuples in the
+// order of Tuples, and of each the newest version first. Yield may ask the view.
+func (v *View) Versions(p Prefix, yield func(Version) bool) error {
+	s, err := v.r.begin()
+	if err != nil {
+		return err
+	}
+	defer v.r.end()
+	s.prefix = p.append(s.prefix[:0], v.head.Store)
+	s.seek = append(s.seek[:0], s.prefix...)
+	if s.seek[len(s.seek)-1] != plain {
+		s.seek = append(s.seek, plain)
+	}
+	passed := 0
+	for ok := s.SeekGE(s.seek); ok; {
+		key := s.Key()
+		if !bytes.HasPrefix(key, s.prefix) {
+			break
+		}
+		if passed++; passed%stopEvery == 0 && v.Stop != nil {
+			if err := v.Stop(); err != nil {
+				return err
+			}
+		}
+		if version(key) > v.rev {
+			s.seek = appendVersion(append(s.seek[:0], key[:len(key)-versioned]...), v.rev)
+			ok = s.SeekGE(s.seek)
+			continue
+		}
+		value, err := s.ValueAndErr()
+		if err != nil {
+			return readError(err)
+		}
+		var n Version
+		if _, n.Tuple, n.Revision, err = decodeTuple(key); err != nil {
+			return err
+		}
+		if n.Grant, n.Live, err = decodeVersion(value); err != nil {
+			return err
+		}
+		if !yield(n) {
+			return nil
+		}
+		ok = s.Next()
+	}
+	return readError(s.Error())
+}
+
+// NewestVersions is Versions with the newest version of each tuple alone. The cost is
+// that of Tuples.
+func (v *View) NewestVersions(p Prefix, yield func(Version) bool) error {
+	var failed error
+	var key []byte
+	err := v.newest(func(dst []byte) []byte { return p.append(dst, v.head.Store) }, "",
+		func(suffix []byte, rev ledger.Revision, live bool, grant model.Grant) bool {
+			key = append(p.append(key[:0], v.head.Store), suffix...)
+			n := Version{Revision: rev, Live: live, Grant: grant}
+			if _, n.Tuple, _, failed = decodeTuple(appendVersion(key, rev)); failed != nil {
+				return false
+			}
+			return yield(n)
+		})
+	return errors.Join(err, failed)
+}
+
+// live is newest for the versions that are live.
 func (v *View) live(prefix func(dst []byte) []byte, after string, yield func(rest []byte, rev ledger.Revision, grant model.Grant) bool) error {
+	return v.newest(prefix, after, func(rest []byte, rev ledger.Revision, live bool, grant model.Grant) bool {
+		return !live || yield(rest, rev, grant)
+	})
+}
+
+// newest calls yield for the newest version of each of the rows with a prefix, in order,
+// until it returns false: with what follows the prefix, without the version. The rows wanted
+// come after the text after, if it is not empty, which lacks the zero byte at its end.
+func (v *View) newest(prefix func(dst []byte) []byte, after string, yield func(rest []byte, rev ledger.Revision, live bool, grant model.Grant) bool) error {
 	s, err := v.r.begin()
 	if err != nil {
 		return err
@@ -293,7 +409,7 @@ func (v *View) live(prefix func(dst []byte) []byte, after string, yield func(res
 		if err != nil {
 			return err
 		}
-		if live && !yield(key[len(s.prefix):len(key)-versioned], version(key), grant) {
+		if !yield(key[len(s.prefix):len(key)-versioned], version(key), live, grant) {
 			return nil
 		}
 		ok = s.NextPrefix()
