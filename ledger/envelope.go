@@ -155,7 +155,7 @@ func DecodeEnvelope(m *Message) ([]Enclosed, error) {
 			return []Enclosed{{principalOrigin(m.Subject, name), m.Data}}, nil
 		}
 	default:
-		return nil, fmt.Errorf("no command may stand under subject %+q", shorten(m.Subject))
+		return nil, errSubject(m.Subject)
 	}
 	if len(m.Data) == 0 {
 		return nil, fmt.Errorf("the message is empty")
@@ -202,6 +202,48 @@ func principalOrigin(subject, principal string) Origin {
 func NotEnvelope(m *Message, err error) (Enclosed, *Rejection) {
 	o := Origin{Attester: shorten(m.Subject), Method: MethodNone}
 	return Enclosed{o, m.Data}, Reject(CodeMalformed, "", "the message is no envelope: %s", err)
+}
+
+// Unread returns the rejections that the fold can have given to a message which was no
+// envelope, from what its entry keeps of it: the bytes, and what [NotEnvelope] left of
+// the subject. There is one, but for a subject that was not UTF-8: it has lost bytes,
+// and with them perhaps what was wrong with it.
+func Unread(e *Entry) []*Rejection {
+	m := &Message{Subject: e.Origin.Attester, Data: e.Raw}
+	faults := []error{errSubject(m.Subject)}
+	if _, err := DecodeEnvelope(m); err != nil && err.Error() != faults[0].Error() {
+		faults = []error{err, faults[0]}
+	}
+	rejections := make([]*Rejection, len(faults))
+	for i, err := range faults {
+		_, rejections[i] = NotEnvelope(m, err)
+	}
+	return rejections
+}
+
+// Check returns an error unless a message can have said this origin of a command: one
+// under the subject that is the attester, as [DecodeEnvelope] reads it.
+func (o Origin) Check() error {
+	switch kind, name := ParseSubject(o.Attester); kind {
+	case EdgeSubject, EpochSubject, ActivateSubject:
+		if fault := CheckText("actor", o.Actor, 1, MaxLabel); fault != nil {
+			return fault
+		}
+		if !o.Method.Valid() {
+			return fmt.Errorf("unknown method %d", o.Method)
+		}
+	case PrincipalSubject:
+		if o != principalOrigin(o.Attester, name) {
+			return fmt.Errorf("under the subject %+q the actor is %+q, by the method %s", o.Attester, name, MethodNATS)
+		}
+	default:
+		return errSubject(o.Attester)
+	}
+	return nil
+}
+
+func errSubject(subject string) error {
+	return fmt.Errorf("no command may stand under subject %+q", shorten(subject))
 }
 
 // shorten returns s as UTF-8 of at most MaxLabel bytes.

@@ -219,6 +219,27 @@ type Outcome struct {
 	First Revision
 }
 
+// Equal reports whether the outcomes are the same.
+func (o *Outcome) Equal(p *Outcome) bool {
+	return o.Kind == p.Kind && o.Effective == p.Effective && o.First == p.First &&
+		(o.Rejection == nil) == (p.Rejection == nil) && (o.Rejection == nil || *o.Rejection == *p.Rejection)
+}
+
+// String says the outcome to people, such as "applied (2 effective changes)".
+func (o *Outcome) String() string {
+	switch {
+	case o.Kind == Applied && o.Effective == 1:
+		return "applied (1 effective change)"
+	case o.Kind == Applied:
+		return fmt.Sprintf("applied (%d effective changes)", o.Effective)
+	case o.Kind == Rejected && o.Rejection != nil:
+		return fmt.Sprintf("rejected (%s: %s)", o.Rejection.Code, o.Rejection)
+	case o.Kind == Duplicate:
+		return fmt.Sprintf("a duplicate of revision %d", o.First)
+	}
+	return o.Kind.String()
+}
+
 // A Rejection is why a command was refused, at the edge or in the fold: the same
 // value for the same fault. As an error it reads "field: message".
 type Rejection struct {

@@ -88,6 +88,15 @@ func (b *Batch) Len() int { return b.entries }
 // Size returns how many bytes of rows the batch holds.
 func (b *Batch) Size() int { return b.rows.Len() }
 
+// Head returns the store's newest state, entries of this batch among it, or false if it
+// never was.
+func (b *Batch) Head(store ledger.ID) (Head, bool) {
+	if h := b.head(store); h != nil {
+		return h.Head, true
+	}
+	return Head{}, false
+}
+
 // head returns the store's newest state, nil if it never was.
 func (b *Batch) head(store ledger.ID) *head {
 	if h := b.heads[store]; h != nil {
