@@ -13,7 +13,7 @@ import (
 // A Freshness says how new an answer must be. The zero Freshness is Any.
 type Freshness struct {
 	Kind     FreshnessKind
-	Token    ledger.Token    // of AtLeast
+	Token    ledger.Token    // of AtLeast and AtToken
 	Revision ledger.Revision // of AtRevision: at least 1
 	Time     int64           // of AtTime, nanoseconds since the Unix epoch
 }
@@ -28,10 +28,16 @@ const (
 	Latest                          // everything acknowledged before the question; asks the log
 	AtRevision                      // as the store was at a revision
 	AtTime                          // as the store was at a time, which must not be in the future
+	AtToken                         // as the store was at the token's revision
 )
 
-// ErrFuture is returned for a revision or time after everything in the log.
-var ErrFuture = errors.New("in the future")
+// The errors of a moment at which the store has no state.
+var (
+	// ErrFuture: a revision or time after everything in the log.
+	ErrFuture = errors.New("in the future")
+	// ErrBefore: a revision or time before the store's first entry. It is a [ledger.ErrNotFound].
+	ErrBefore = fmt.Errorf("before the store's first entry: %w", ledger.ErrNotFound)
+)
 
 // tokenPatience is how long a token's revision is waited for before the log is asked
 // whether it can come at all.
@@ -43,7 +49,12 @@ const tokenPatience = 250 * time.Millisecond
 // [ledger.ErrUnavailable] if ctx ended before the view was fresh enough, with the
 // revision applied here; [ledger.ErrForeignToken], [ledger.ErrLostPast] and
 // [ledger.ErrToken] for a token that names no revision of this store's history;
-// [ErrFuture] for a revision or time after the head.
+// [ErrFuture] for a revision or time after the head; [ErrBefore] for one before the
+// first entry.
+//
+// Of a time after the store's newest entry, the answer stands for what the log held when
+// it was asked. An entry that comes later may still get a log time that is not after it,
+// if the broker's clock is behind this one's.
 func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*index.View, error) {
 	if err := p.Quarantine(); err != nil {
 		return nil, err
@@ -60,19 +71,19 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 		}
 	case AtRevision:
 		if rev = f.Revision; rev == 0 {
-			return nil, fmt.Errorf("revision 0 of store %s, before its first entry: %w", store, ledger.ErrNotFound)
+			return nil, fmt.Errorf("revision 0 of store %s is %w", store, ErrBefore)
 		}
 		if h, ok := p.index.Head(store); ok && rev > h.Revision {
 			if err := p.latest(ctx); err != nil {
 				return nil, err
 			}
 			if h, _ = p.index.Head(store); rev > h.Revision {
-				return nil, fmt.Errorf("%w: store %s is at revision %d", ErrFuture, store, h.Revision)
+				return nil, fmt.Errorf("revision %d is %w: store %s is at revision %d", rev, ErrFuture, store, h.Revision)
 			}
 		}
 	case AtTime:
 		if f.Time > p.cfg.Now().UnixNano() {
-			return nil, fmt.Errorf("%w: the time is in the future", ErrFuture)
+			return nil, fmt.Errorf("%s is %w", time.Unix(0, f.Time).UTC().Format(time.RFC3339Nano), ErrFuture)
 		}
 		// What is folded here decides a time only once something later is folded.
 		if h, ok := p.index.Head(store); !ok || f.Time >= h.Time {
@@ -90,7 +101,14 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 			return nil, err
 		}
 		if rev == 0 {
-			return nil, fmt.Errorf("store %s at a time before its first entry: %w", store, ledger.ErrNotFound)
+			return nil, fmt.Errorf("%s is %w", time.Unix(0, f.Time).UTC().Format(time.RFC3339Nano), ErrBefore)
+		}
+	case AtToken:
+		if rev = f.Token.Revision; rev == 0 {
+			return nil, fmt.Errorf("the token names revision 0 of store %s, %w", store, ErrBefore)
+		}
+		if err := p.reach(ctx, store, f.Token); err != nil {
+			return nil, err
 		}
 	}
 	return p.index.View(store, rev)

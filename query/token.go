@@ -16,8 +16,9 @@ import (
 // that expiry and conditions are held against. It names the question that it is of.
 //
 // It holds no secret and grants nothing: whoever makes one up gets the answer to a
-// question that could be asked anyway, but for the moment that expiry is held against,
-// which is therefore taken for so long only. Its check is against accidents.
+// question that could be asked anyway, but for the moment that expiry is held against.
+// That is therefore taken for so long only, unless it is one at which the store was at the
+// token's revision, which could be asked about anyway. Its check is against accidents.
 type PageToken struct {
 	View     ledger.Token // the revision
 	Model    ledger.ID
@@ -29,7 +30,8 @@ type PageToken struct {
 // ErrPageToken is returned for text that is no page token.
 var ErrPageToken = errors.New("must be a page token that an answer of this server gave")
 
-// PageTokenAge is how long a page token is good for, after the first page of its list.
+// PageTokenAge is how long a page token is good for, after the first page of its list; one
+// of a list about the past is good for ever.
 const PageTokenAge = time.Hour
 
 const (

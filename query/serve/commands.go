@@ -81,6 +81,9 @@ func (s *Server) command(ctx context.Context, req *pb.GetCommandRequest) (*ledge
 	if err != nil {
 		return nil, "", malformed("id", "%s", err)
 	}
+	if isPast(req.Freshness) {
+		return nil, "", malformed(momentField(req.Freshness), "must be absent: a command is looked for among all that is applied")
+	}
 	v, err := s.view(ctx, store, req.Freshness)
 	if err != nil {
 		return nil, "", err
@@ -119,19 +122,21 @@ func (s *Server) view(ctx context.Context, store ledger.ID, f *pb.Freshness) (*i
 	}
 	v, err := s.cfg.Projector.View(ctx, store, fresh)
 	if err != nil {
-		return nil, s.viewError(store, "freshness.at_least", fresh.Kind != projector.Any, err)
+		return nil, s.viewError(store, momentField(f), fresh.Kind != projector.Any, err)
 	}
 	return v, nil
 }
 
-// viewError says which field of a request an error of opening a view is about; token is
-// the field that holds a token. Waited says that the view had to be as new as asked for.
-func (s *Server) viewError(store ledger.ID, token string, waited bool, err error) error {
+// viewError says which field of a request an error of opening a view is about; moment is
+// the field that holds a token or a moment. Waited says that the view had to be as new as
+// asked for.
+func (s *Server) viewError(store ledger.ID, moment string, waited bool, err error) error {
 	switch {
+	case errors.Is(err, projector.ErrBefore), errors.Is(err, projector.ErrFuture),
+		errors.Is(err, ledger.ErrToken), errors.Is(err, ledger.ErrForeignToken), errors.Is(err, ledger.ErrLostPast):
+		return &fieldError{moment, err}
 	case errors.Is(err, ledger.ErrNotFound):
 		return &fieldError{"store", err}
-	case errors.Is(err, ledger.ErrToken), errors.Is(err, ledger.ErrForeignToken), errors.Is(err, ledger.ErrLostPast):
-		return &fieldError{token, err}
 	case errors.Is(err, ledger.ErrUnavailable) && waited:
 		h, _ := s.cfg.Projector.Index().Head(store)
 		return &behindError{h.Revision, err}
@@ -139,7 +144,7 @@ func (s *Server) viewError(store ledger.ID, token string, waited bool, err error
 	return err
 }
 
-// liveView is view for what is only asked of stores that are not deleted.
+// liveView is view for what is only asked of stores as long as they are not deleted.
 func (s *Server) liveView(ctx context.Context, store ledger.ID, f *pb.Freshness) (*index.View, error) {
 	v, err := s.view(ctx, store, f)
 	if err != nil {
@@ -152,9 +157,10 @@ func (s *Server) liveView(ctx context.Context, store ledger.ID, f *pb.Freshness)
 	return v, nil
 }
 
-// live returns an error unless the view's store is not deleted.
+// live returns an error if the view's store is deleted at the view's revision: a deletion
+// is the last entry of a store, and what came before it can still be asked about.
 func live(v *index.View) error {
-	if v.Status() != decide.Live {
+	if v.Status() != decide.Live && v.Revision() == v.Head().Revision {
 		return &fieldError{"store", fmt.Errorf("store %s is deleted: %w", v.Store(), ledger.ErrNotFound)}
 	}
 	return nil

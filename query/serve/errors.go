@@ -9,6 +9,7 @@ import (
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/ledger/model"
+	"github.com/grantlog/grantlog/projector"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query"
 	"google.golang.org/protobuf/proto"
@@ -117,7 +118,7 @@ func faultOf(err error) fault {
 		return rejected(ledger.CodePrecondition)
 	case errors.Is(err, ledger.ErrToken):
 		return rejected(ledger.CodeMalformed)
-	case errors.Is(err, ledger.ErrForeignToken):
+	case errors.Is(err, ledger.ErrForeignToken), errors.Is(err, projector.ErrFuture):
 		return rejected(ledger.CodeInvalid)
 	case errors.Is(err, ledger.ErrLostPast):
 		return rejected(ledger.CodePrecondition)

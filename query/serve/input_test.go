@@ -184,8 +184,8 @@ func TestBadBytes(t *testing.T) {
 
 	future := proto.Clone(question).(*pb.CheckRequest)
 	future.Freshness = &pb.Freshness{}
-	future.Freshness.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 4, protowire.VarintType), 17))
-	if _, err := n.Check(context10(t), future); connect.CodeOf(err) != connect.CodeInvalidArgument || !strings.Contains(err.Error(), "freshness.4") {
+	future.Freshness.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 99, protowire.VarintType), 17))
+	if _, err := n.Check(context10(t), future); connect.CodeOf(err) != connect.CodeInvalidArgument || !strings.Contains(err.Error(), "freshness.99") {
 		t.Errorf("a freshness of the future: %v, want it refused by its path", err)
 	}
 	inList := &pb.SubmitRequest{Command: &pb.Command{Store: store, Changes: []*pb.Change{grant("doc:plan", "viewer", "user:ann"), grant("doc:plan", "viewer", "user:bob")}}}

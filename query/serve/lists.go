@@ -91,21 +91,15 @@ func (s *Server) reopen(ctx context.Context, r paged, p *pages) error {
 	case r.model != "" && r.model != p.token.Model.String():
 		return ledger.Reject(ledger.CodeInvalid, field, "is of a list under model %s, not %s", p.token.Model, r.model)
 	}
-	// The moment is the first page's, of a clock like this one.
-	if age := s.cfg.Now().Sub(time.Unix(0, p.token.Time)); age > query.PageTokenAge || age < -clockSkew {
-		return ledger.Reject(ledger.CodePrecondition, field, "has expired: it is good for %s after the first page; begin again with that", query.PageTokenAge)
-	}
 	wait, cancel := s.patience(ctx)
 	defer cancel()
-	v, err := s.cfg.Projector.View(wait, store, projector.Freshness{Kind: projector.AtLeast, Token: p.token.View})
-	if err != nil {
+	if p.view, err = s.cfg.Projector.View(wait, store, projector.Freshness{Kind: projector.AtToken, Token: p.token.View}); err != nil {
 		return s.viewError(store, field, true, err)
 	}
-	v.Close()
-	if p.view, err = s.cfg.Projector.View(ctx, store, projector.Freshness{Kind: projector.AtRevision, Revision: p.token.View.Revision}); err != nil {
-		return s.viewError(store, field, true, err)
+	if err = s.goodFor(ctx, p); err == nil {
+		err = live(p.view)
 	}
-	if err = live(p.view); err == nil {
+	if err == nil {
 		if p.asking, err = s.cfg.Engine.Ask(p.view, p.token.Model, p.token.Time); err != nil {
 			err = &fieldError{field, err}
 		}
@@ -114,6 +108,31 @@ func (s *Server) reopen(ctx context.Context, r paged, p *pages) error {
 		p.view.Close()
 	}
 	return err
+}
+
+// goodFor returns an error unless the moment of the pages may be asked about at their
+// revision: it is of the past, one of those at which the store was at that revision, or
+// that of a first page not long ago, of a clock like this one.
+func (s *Server) goodFor(ctx context.Context, p *pages) error {
+	now := s.cfg.Now().UnixNano()
+	if age := time.Duration(now - p.token.Time); age <= query.PageTokenAge && age >= -clockSkew {
+		return nil
+	}
+	if p.token.Time <= now {
+		made, err := p.view.Time()
+		if err != nil || made == p.token.Time {
+			return err
+		}
+		newest, err := s.cfg.Projector.View(ctx, p.view.Store(), projector.Freshness{Kind: projector.Any})
+		if err != nil {
+			return err
+		}
+		defer newest.Close()
+		if rev, err := newest.RevisionAt(p.token.Time); err != nil || rev == p.view.Revision() {
+			return err
+		}
+	}
+	return ledger.Reject(ledger.CodePrecondition, "page_token", "has expired: it is good for %s after the first page; begin again with that", query.PageTokenAge)
 }
 
 // next returns the token of the page after an item.

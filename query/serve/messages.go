@@ -223,8 +223,44 @@ func readFreshness(f *pb.Freshness) (projector.Freshness, error) {
 			return projector.Freshness{}, &fieldError{"freshness.at_least", err}
 		}
 		return projector.Freshness{Kind: projector.AtLeast, Token: t}, nil
+	case *pb.Freshness_AtRevision:
+		if k.AtRevision == 0 {
+			return projector.Freshness{}, malformed(momentField(f), "must be at least 1")
+		}
+		return projector.Freshness{Kind: projector.AtRevision, Revision: ledger.Revision(k.AtRevision)}, nil
+	case *pb.Freshness_AtTime:
+		at, err := readTime(momentField(f), k.AtTime)
+		return projector.Freshness{Kind: projector.AtTime, Time: at}, err
+	case *pb.Freshness_AtToken:
+		t, err := ledger.ParseToken(k.AtToken)
+		if err != nil {
+			return projector.Freshness{}, &fieldError{momentField(f), err}
+		}
+		return projector.Freshness{Kind: projector.AtToken, Token: t}, nil
 	}
 	return projector.Freshness{Kind: projector.Any}, nil
+}
+
+// isPast reports whether f asks about a moment of the past.
+func isPast(f *pb.Freshness) bool {
+	switch f.GetFreshness().(type) {
+	case *pb.Freshness_AtRevision, *pb.Freshness_AtTime, *pb.Freshness_AtToken:
+		return true
+	}
+	return false
+}
+
+// momentField returns the field that says which moment is asked for.
+func momentField(f *pb.Freshness) string {
+	switch f.GetFreshness().(type) {
+	case *pb.Freshness_AtRevision:
+		return "freshness.at_revision"
+	case *pb.Freshness_AtTime:
+		return "freshness.at_time"
+	case *pb.Freshness_AtToken:
+		return "freshness.at_token"
+	}
+	return "freshness.at_least"
 }
 
 // readCommand reads a command, and compiles the model that it writes, within limits. Rules that hold

@@ -61,13 +61,30 @@ func (s *Server) ask(ctx context.Context, store, modelID string, f *pb.Freshness
 	if err != nil {
 		return nil, nil, 0, err
 	}
-	now := s.cfg.Now().UnixNano()
+	now, err := s.clockOf(v, f)
+	if err != nil {
+		v.Close()
+		return nil, nil, 0, err
+	}
 	asking, err := s.cfg.Engine.Ask(v, m, now)
 	if err != nil {
 		v.Close()
 		return nil, nil, 0, &fieldError{"model", err}
 	}
 	return v, asking, now, nil
+}
+
+// clockOf returns the moment that expiry and conditions are held against, for a view as
+// fresh as f asks: this server's clock, a time that was asked for, or the log time of a
+// revision.
+func (s *Server) clockOf(v *index.View, f *pb.Freshness) (int64, error) {
+	switch k := f.GetFreshness().(type) {
+	case *pb.Freshness_AtTime:
+		return readTime(momentField(f), k.AtTime)
+	case *pb.Freshness_AtRevision, *pb.Freshness_AtToken:
+		return v.Time()
+	}
+	return s.cfg.Now().UnixNano(), nil
 }
 
 // readQuestion reads a question.
