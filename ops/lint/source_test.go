@@ -99,13 +99,18 @@ var marks = regexp.MustCompile(`\b(TO` + `DO|FIX` + `ME|XX` + `X)\b|(?i)not (yet
 
 // declaredWord says which other word an identifier holds, or "".
 func declaredWord(name string) string {
-	for _, w := range words(name) {
-		if _, other := otherWords[w]; other {
+	all := words(name)
+	proof := len(all) > 1 && slices.ContainsFunc(all, func(w string) bool { return proofWords[w] })
+	for _, w := range all {
+		if _, other := otherWords[w]; other && !(proof && w == "consistency") {
 			return w
 		}
 	}
 	return ""
 }
+
+// proofWords are those beside which "consistency" is that of two trees.
+var proofWords = map[string]bool{"proof": true, "proofs": true, "prove": true, "check": true}
 
 // words splits CamelCase and snake_case into lower-case words.
 func words(name string) (out []string) {

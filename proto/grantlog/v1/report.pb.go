@@ -529,7 +529,7 @@ type ReportHeader struct {
 	Key string `protobuf:"bytes,10,opt,name=key,proto3" json:"key,omitempty"`
 	// Proves that the tree at the revision is the beginning of the checkpoint's, as in
 	// ProveConsistencyResponse.
-	Consistency [][]byte `protobuf:"bytes,11,rep,name=consistency,proto3" json:"consistency,omitempty"`
+	ConsistencyProof [][]byte `protobuf:"bytes,11,rep,name=consistency_proof,json=consistencyProof,proto3" json:"consistency_proof,omitempty"`
 	// The names of the columns.
 	Columns       []string `protobuf:"bytes,12,rep,name=columns,proto3" json:"columns,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -636,9 +636,9 @@ func (x *ReportHeader) GetKey() string {
 	return ""
 }
 
-func (x *ReportHeader) GetConsistency() [][]byte {
+func (x *ReportHeader) GetConsistencyProof() [][]byte {
 	if x != nil {
-		return x.Consistency
+		return x.ConsistencyProof
 	}
 	return nil
 }
@@ -831,7 +831,7 @@ const file_grantlog_v1_report_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x19.grantlog.v1.ReportHeaderH\x00R\x06header\x12-\n" +
 	"\x04rows\x18\x02 \x01(\v2\x17.grantlog.v1.ReportRowsH\x00R\x04rows\x12*\n" +
 	"\x03end\x18\x03 \x01(\v2\x16.grantlog.v1.ReportEndH\x00R\x03endB\x06\n" +
-	"\x04part\"\xe2\x02\n" +
+	"\x04part\"\xed\x02\n" +
 	"\fReportHeader\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x14\n" +
 	"\x05store\x18\x02 \x01(\tR\x05store\x12\x1d\n" +
@@ -846,8 +846,8 @@ const file_grantlog_v1_report_proto_rawDesc = "" +
 	"checkpoint\x18\t \x01(\tR\n" +
 	"checkpoint\x12\x10\n" +
 	"\x03key\x18\n" +
-	" \x01(\tR\x03key\x12 \n" +
-	"\vconsistency\x18\v \x03(\fR\vconsistency\x12\x18\n" +
+	" \x01(\tR\x03key\x12+\n" +
+	"\x11consistency_proof\x18\v \x03(\fR\x10consistencyProof\x12\x18\n" +
 	"\acolumns\x18\f \x03(\tR\acolumns\"!\n" +
 	"\tReportRow\x12\x14\n" +
 	"\x05cells\x18\x01 \x03(\tR\x05cells\"8\n" +
