@@ -38,6 +38,8 @@ type Batch struct {
 	tablesServe bool // tables and x.recent together are what is committed
 
 	key, value, hashing []byte // buffers
+	objects             []tuple.Object
+	subjects            []tuple.Subject
 }
 
 // batchVersion is the newest version that the batch has written of a tuple.
@@ -229,6 +231,9 @@ func (b *Batch) Append(r decide.Record, o ledger.Origin, raw []byte, version uin
 	if err := b.setLists(&r, o.Actor, rev); err != nil {
 		return 0, leaf, err
 	}
+	if err := b.setMentions(&r, rev); err != nil {
+		return 0, leaf, err
+	}
 	b.value = h.appendLeaf(b.value[:0], leaf, r.Time)
 	b.key = appendByRevision(b.key[:0], familyHashes, r.Store, rev)
 	if err := b.set(); err != nil {
@@ -270,6 +275,44 @@ func (b *Batch) setLists(r *decide.Record, actor string, rev ledger.Revision) er
 	if r.Outcome.Kind == ledger.Rejected {
 		b.key = appendByRevision(b.key[:0], familyRejected, r.Store, rev)
 		return b.set()
+	}
+	return nil
+}
+
+// setMentions writes the rows that find an entry by the objects and subjects of those of
+// its changes that made no version: of the others, the versions find it.
+func (b *Batch) setMentions(r *decide.Record, rev ledger.Revision) error {
+	if r.Command == nil {
+		return nil
+	}
+	b.objects, b.subjects = b.objects[:0], b.subjects[:0]
+	effects := r.Effects // in the order of the changes
+	for i := range r.Command.Changes {
+		ch := &r.Command.Changes[i]
+		switch {
+		case ch.Kind != ledger.Grant && ch.Kind != ledger.Revoke:
+		case len(effects) > 0 && effects[0].Kind == decide.SetTuple && effects[0].Tuple == ch.Tuple:
+			effects = effects[1:]
+		default:
+			b.objects = append(b.objects, ch.Tuple.Object)
+			b.subjects = append(b.subjects, ch.Tuple.Subject)
+		}
+	}
+	// No row is written twice, because the accumulator would count it twice.
+	slices.SortFunc(b.objects, func(o, p tuple.Object) int { return tuple.Tuple{Object: o}.Compare(tuple.Tuple{Object: p}) })
+	slices.SortFunc(b.subjects, func(s, t tuple.Subject) int { return tuple.Tuple{Subject: s}.Compare(tuple.Tuple{Subject: t}) })
+	b.value = b.value[:0]
+	for _, o := range slices.Compact(b.objects) {
+		b.key = appendObjectMention(b.key[:0], r.Store, o, rev)
+		if err := b.set(); err != nil {
+			return err
+		}
+	}
+	for _, s := range slices.Compact(b.subjects) {
+		b.key = appendSubjectMention(b.key[:0], r.Store, s, rev)
+		if err := b.set(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

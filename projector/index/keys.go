@@ -20,6 +20,8 @@ const (
 	familyActor    = 'a' // revisions by actor
 	familyTicket   = 't' // revisions by ticket
 	familyRejected = 'x' // revisions of rejected entries
+	familyObject   = 'o' // revisions that name an object without effect
+	familySubject  = 'u' // revisions that name a subject without effect
 	familyHashes   = 'h' // tree hashes
 	familyModel    = 'm' // models by revision
 	familyModelID  = 'i' // revisions by model id
@@ -250,6 +252,20 @@ func appendByText(dst []byte, family byte, store ledger.ID, text string, rev led
 	return append(binary.BigEndian.AppendUint64(dst, uint64(rev)), plain)
 }
 
+// appendObjectMention appends the key of a row by an object that an entry names:
+//
+//	'o' | store 16 | otype 0 | oid 0 | rev 8 | 0
+func appendObjectMention(dst []byte, store ledger.ID, o tuple.Object, rev ledger.Revision) []byte {
+	return append(appendRevision(appendParts(dst, familyObject, store, o.Type, o.ID), rev), plain)
+}
+
+// appendSubjectMention appends the key of a row by a subject that an entry names:
+//
+//	'u' | store 16 | stype 0 | srel 0 | sid 0 | rev 8 | 0
+func appendSubjectMention(dst []byte, store ledger.ID, s tuple.Subject, rev ledger.Revision) []byte {
+	return append(appendRevision(appendParts(dst, familySubject, store, s.Type, s.Relation, s.ID), rev), plain)
+}
+
 // appendCommand appends the key of a command id, which is unique per store and actor:
 //
 //	'c' | store 16 | actor 0 | id 16 | 0
@@ -279,8 +295,7 @@ func appendStore(dst []byte, store ledger.ID) []byte {
 // positionKey is the key of the position row.
 var positionKey = []byte{familyPosition, plain}
 
-// revisionOf returns the revision that ends a key of [appendByRevision] or
-// [appendByText].
+// revisionOf returns the revision that ends a key without a version.
 func revisionOf(key []byte) ledger.Revision {
 	return ledger.Revision(binary.BigEndian.Uint64(key[len(key)-9:]))
 }

@@ -27,7 +27,8 @@ func TestComparer(t *testing.T) {
 		appendForward(nil, nine, short, 9), appendForward(nil, ledger.ID{1}, mustParse(t, "a:b#c@d:e#f"), 9),
 		appendReverse(nil, nine, short, 9),
 		appendByRevision(nil, familyEntry, nine, 9), appendByRevision(nil, familyHashes, nine, 0x0909090909090909),
-		appendByText(nil, familyActor, nine, "ann", 9), appendCommand(nil, nine, "ann", ledger.UUID(nine)),
+		appendByText(nil, familyActor, nine, "ann", 9),
+		appendObjectMention(nil, nine, short.Object, 9), appendSubjectMention(nil, nine, short.Subject, 9), appendCommand(nil, nine, "ann", ledger.UUID(nine)),
 		appendModelID(nil, nine, nine), appendStore(nil, nine), positionKey,
 	} {
 		prefixes = append(prefixes, key[:split(key)])
@@ -67,6 +68,8 @@ func TestSplit(t *testing.T) {
 		{"subjects", appendSubjects(nil, nine, tup.Object, "viewer", "user", ""), false},
 		{"entry", appendByRevision(nil, familyEntry, nine, 9), false},
 		{"actor", appendByText(nil, familyActor, nine, "ann", 9), false},
+		{"object", appendObjectMention(nil, nine, tup.Object, 0x0909090909090909), false},
+		{"subject", appendSubjectMention(nil, nine, tup.Subject, 0x0909090909090909), false},
 		{"command", appendCommand(nil, nine, "ann", ledger.UUID(nine)), false},
 		{"model id", appendModelID(nil, nine, nine), false},
 		{"store", appendStore(nil, nine), false},
@@ -100,6 +103,8 @@ func TestFormat(t *testing.T) {
 		{"actor", appendByText(nil, familyActor, store, "ann", rev), "a0123456789abcdefann\x00\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"ticket", appendByText(nil, familyTicket, store, "OPS-1", rev), "t0123456789abcdefOPS-1\x00\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"rejected", appendByRevision(nil, familyRejected, store, rev), "x0123456789abcdef\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
+		{"object", appendObjectMention(nil, store, tup.Object, rev), "o0123456789abcdefdoc\x00plan\x00\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
+		{"subject", appendSubjectMention(nil, store, tup.Subject, rev), "u0123456789abcdefgroup\x00member\x00eng\x00\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"hashes", appendByRevision(nil, familyHashes, store, rev), "h0123456789abcdef\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"model", appendByRevision(nil, familyModel, store, rev), "m0123456789abcdef\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"model id", appendModelID(nil, store, store), "i0123456789abcdef0123456789abcdef\x00"},
@@ -112,7 +117,7 @@ func TestFormat(t *testing.T) {
 		{"model value", appendModel(nil, ledger.ModelSource{ID: store, Kind: ledger.SourceDSL, Source: []byte("src"), Compiled: []byte("bin")}), "0123456789abcdef\x01\x03src\x03bin"},
 		{"store value", appendStoreRow(nil, &Head{Status: decide.Deleted, Name: "n", Admin: "ann", Created: 1, CreatedBy: 2, Deleted: 3, DeletedBy: 4}), "\x02\x01n\x03ann\x02\x02\x06\x04"},
 		{"position value", appendPosition(nil, ledger.Position{Log: ledger.UUID(store), Seq: 5, Before: [32]byte{4}, Chain: [32]byte{6}, Epoch: 7, Skipped: 9}, accumulator{8}),
-			"\x010123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09" + strings.Repeat("\x00", 31) + "\x08"},
+			"\x020123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09" + strings.Repeat("\x00", 31) + "\x08"},
 		{"hashes value", (&head{Head: Head{Revision: 0}}).appendLeaf(nil, [32]byte{1}, 258), "\x01" + strings.Repeat("\x00", 37) + "\x01\x02"},
 	} {
 		if string(tt.got) != tt.want {

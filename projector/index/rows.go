@@ -12,7 +12,7 @@ import (
 )
 
 // formatVersion is the number of the format that FORMAT.md describes.
-const formatVersion = 1
+const formatVersion = 2
 
 // unlimited is the value of a live version that was granted with the zero grant.
 var unlimited = string(appendGrant(nil, model.Grant{}))
