@@ -147,8 +147,11 @@ func (s *scenario) run(t testing.TB, d *datadriven.TestData) string {
 		text, err = v.run(s, d)
 	} else {
 		var revision ledger.Revision
-		text, revision, err = s.ask(d, 0, s.now)
-		s.asked = append(s.asked, asked{*d, revision, s.now, text})
+		var now int64
+		if revision, now, err = s.when(d); err == nil {
+			text, err = s.ask(d, revision, now)
+		}
+		s.asked = append(s.asked, asked{*d, revision, now, text})
 	}
 	if err != nil {
 		d.Fatalf(t, "%v", err)
@@ -339,7 +342,7 @@ func (s *scenario) crash() (string, error) {
 		return "", fmt.Errorf("the %d rows after the crash are not the %d before it", rowsAfter, rows)
 	}
 	for _, q := range s.asked {
-		if text, _, err := s.ask(&q.question, q.revision, q.now); err != nil || text != q.text {
+		if text, err := s.ask(&q.question, q.revision, q.now); err != nil || text != q.text {
 			return "", fmt.Errorf("after the crash, %s answers\n%s\n(%v), and before\n%s", q.question.Pos, text, err, q.text)
 		}
 	}
@@ -360,35 +363,52 @@ type asking struct {
 	illContextual, illContext bool
 }
 
-// ask answers a question at a revision (0: the one it names, or else the newest).
-func (s *scenario) ask(d *datadriven.TestData, at ledger.Revision, now int64) (string, ledger.Revision, error) {
-	head := ledger.Revision(len(s.memory.Entries(scenarioStore)))
-	if at == 0 {
-		at = head
-		if arg, ok := d.Arg("at"); ok {
-			n, err := strconv.ParseUint(strings.TrimPrefix(arg.Vals[0], "@"), 10, 64)
-			if err != nil || n == 0 {
-				return "", 0, fmt.Errorf("at must be a revision: %q", arg.Vals[0])
-			}
-			at = ledger.Revision(n)
-		}
+// when returns the revision that a question is asked at, and the moment that expiry is
+// held against: the newest and now, or what it says.
+func (s *scenario) when(d *datadriven.TestData) (ledger.Revision, int64, error) {
+	entries := s.memory.Entries(scenarioStore)
+	arg, ok := d.Arg("at")
+	if !ok {
+		return ledger.Revision(len(entries)), s.now, nil
 	}
+	if n, err := strconv.ParseUint(strings.TrimPrefix(arg.Vals[0], "@"), 10, 64); err == nil && n > 0 {
+		if n > uint64(len(entries)) {
+			return ledger.Revision(n), s.now, nil
+		}
+		return ledger.Revision(n), entries[n-1].Time, nil
+	}
+	at, err := time.Parse(time.RFC3339Nano, arg.Vals[0])
+	if err != nil || at.UnixNano() > s.now {
+		return 0, 0, fmt.Errorf("at must be a revision or a time that is not to come: %q", arg.Vals[0])
+	}
+	n := 0
+	for n < len(entries) && entries[n].Time <= at.UnixNano() {
+		n++
+	}
+	if n == 0 {
+		return 0, 0, fmt.Errorf("at must not be before the store's first entry: %q", arg.Vals[0])
+	}
+	return ledger.Revision(n), at.UnixNano(), nil
+}
+
+// ask answers a question at a revision and a moment.
+func (s *scenario) ask(d *datadriven.TestData, at ledger.Revision, now int64) (string, error) {
 	v, err := s.index.View(scenarioStore, at)
 	if err != nil {
-		if at <= head {
-			return "", at, err
+		if int(at) <= len(s.memory.Entries(scenarioStore)) {
+			return "", err
 		}
-		return fmt.Sprintf("error: revision %d is not folded yet", at), at, nil
+		return fmt.Sprintf("error: revision %d is not folded yet", at), nil
 	}
 	defer v.Close()
 	a := &asking{TestData: d, scenario: s, live: s.memory.Live(scenarioStore, at)}
 	a.state = querytest.State{Model: s.memory.ModelAt(scenarioStore, at), Grants: make(map[tuple.Tuple]model.Grant), Time: now}
 	a.Asking, err = s.engine.Ask(v, ledger.ID{}, now)
 	if a.state.Model == nil && errors.Is(err, query.ErrNoModel) {
-		return "error: " + err.Error(), at, nil
+		return "error: " + err.Error(), nil
 	}
 	if err != nil {
-		return "", at, err
+		return "", err
 	}
 	for _, g := range a.live {
 		if g.Tuple != s.unseen {
@@ -396,14 +416,13 @@ func (s *scenario) ask(d *datadriven.TestData, at ledger.Revision, now int64) (s
 		}
 	}
 	if text, err := a.readGiven(); text != "" || err != nil {
-		return text, at, err
+		return text, err
 	}
 	if a.programs, err = dsl.NewPrograms(a.state.Model); err != nil {
-		return "", at, err
+		return "", err
 	}
 	a.giveContext(a.given.Context)
-	text, err := verbs()[d.Cmd].ask(a)
-	return text, at, err
+	return verbs()[d.Cmd].ask(a)
 }
 
 // readGiven reads what the question gives, and lays it over the oracle's state. It
