@@ -24,8 +24,13 @@ never a denial.
 
 The answer comes from what the server has applied. With --at-least it waits for the
 revision of a token, which every write and every check prints; with --latest it has
-all that was acknowledged before, on any server.`,
+all that was acknowledged before, on any server.
+
+With --at it is the answer of a moment of the past: by the tuples, the model and the
+clock of then. ` + momentForms + `
+Between two entries the one before counts; the answer says which revision it was.`,
 		Example: `  grantlog check user:ann viewer doc:plan && echo "go on"
+  grantlog check user:ann viewer doc:plan --at 2026-11-01T17:30:00Z
   grantlog check user:ann reader db:main --context '{"ip":"10.1.2.3"}'
   grantlog check user:ann viewer doc:plan --contextual "user:ann member group:eng"
   grantlog check user:ann viewer doc:plan --contextual 'user:ann viewer doc:plan with office {"country": "fr"}'`,
