@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/ledgertest"
 	"github.com/grantlog/grantlog/projector/index"
@@ -16,7 +15,7 @@ import (
 // scratch opens an empty index in memory.
 func scratch(t testing.TB) *index.Index {
 	t.Helper()
-	x, err := index.Open(index.Options{Dir: "scratch", FS: vfs.NewMem(), Logger: quiet, CacheBytes: 1 << 20})
+	x, err := index.Open(index.Options{Dir: t.TempDir(), Logger: quiet, CacheBytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
