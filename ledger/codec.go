@@ -68,6 +68,10 @@ func appendChange(dst []byte, ch *Change) []byte {
 		return dst
 	case Activate:
 		return wire.AppendUvarint(dst, ch.Version)
+	case BeginRestore:
+		return append(dst, ch.Store[:]...)
+	case EndRestore:
+		return wire.AppendBool(append(dst, ch.Store[:]...), ch.Deleted)
 	}
 	panic(fmt.Sprintf("ledger: no change of kind %d", ch.Kind))
 }
@@ -88,17 +92,20 @@ func decodeTuple(d *wire.Decoder) tuple.Tuple {
 }
 
 // ReadCommand reads a command in either form: JSON if it starts with '{', else the
-// canonical encoding. What it returns is well formed; a fault is a [CodeMalformed]
-// rejection that names the field and the rule.
-func ReadCommand(raw []byte) (*Command, *Rejection) {
+// canonical encoding, with the kinds of change that the fold version knows. What it
+// returns is well formed; a fault is a [CodeMalformed] rejection that names the field and
+// the rule.
+func ReadCommand(raw []byte, version uint64) (*Command, *Rejection) {
 	if len(raw) > MaxCommand {
 		return nil, Reject(CodeMalformed, "", "a command must be at most %d bytes, this is %d", MaxCommand, len(raw))
 	}
-	read := decodeCommand
+	var c *Command
+	var rejection *Rejection
 	if bytes.HasPrefix(raw, []byte("{")) {
-		read = parseCommandJSON
+		c, rejection = parseCommandJSON(raw)
+	} else {
+		c, rejection = decodeCommand(raw, version)
 	}
-	c, rejection := read(raw)
 	if rejection != nil {
 		return nil, rejection
 	}
@@ -108,7 +115,7 @@ func ReadCommand(raw []byte) (*Command, *Rejection) {
 	return c, nil
 }
 
-func decodeCommand(raw []byte) (*Command, *Rejection) {
+func decodeCommand(raw []byte, version uint64) (*Command, *Rejection) {
 	d := wire.NewDecoder(raw)
 	if f := d.Byte(); f != commandFormat {
 		d.Fail("command format %d, known is %d", f, commandFormat)
@@ -131,7 +138,7 @@ func decodeCommand(raw []byte) (*Command, *Rejection) {
 		return nil, tooMany("changes", n)
 	}
 	for ; n > 0 && d.Err() == nil; n-- {
-		c.Changes = append(c.Changes, decodeChange(d))
+		c.Changes = append(c.Changes, decodeChange(d, version))
 	}
 	c.KeyID = d.Text(MaxCommand)
 	if sig := d.Bytes(MaxCommand); len(sig) > 0 {
@@ -143,8 +150,12 @@ func decodeCommand(raw []byte) (*Command, *Rejection) {
 	return c, nil
 }
 
-func decodeChange(d *wire.Decoder) Change {
+func decodeChange(d *wire.Decoder, version uint64) Change {
 	ch := Change{Kind: ChangeKind(d.Byte())}
+	if ch.Kind >= BeginRestore && version < 2 {
+		d.Fail("unknown kind of change %d", ch.Kind)
+		return ch
+	}
 	switch ch.Kind {
 	case Grant:
 		ch.Tuple = decodeTuple(d)
@@ -170,6 +181,11 @@ func decodeChange(d *wire.Decoder) Change {
 		}
 	case Activate:
 		ch.Version = d.Uvarint()
+	case BeginRestore:
+		copy(ch.Store[:], d.Raw(len(ch.Store)))
+	case EndRestore:
+		copy(ch.Store[:], d.Raw(len(ch.Store)))
+		ch.Deleted = d.Bool()
 	default:
 		d.Fail("unknown kind of change %d", ch.Kind)
 	}
@@ -289,6 +305,10 @@ func (c *Command) validateChange(field string, ch *Change) *Rejection {
 	case Activate:
 		if ch.Version == 0 {
 			return Reject(CodeMalformed, field+".version", "must be at least 1")
+		}
+	case BeginRestore, EndRestore:
+		if ch.Store.IsZero() {
+			return Reject(CodeMalformed, field+".store", "the store %+q cannot be restored", "system")
 		}
 	default:
 		return Reject(CodeMalformed, field+".kind", "unknown kind of change %d", ch.Kind)

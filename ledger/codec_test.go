@@ -59,6 +59,8 @@ func commands(t testing.TB) map[string]*ledger.Command {
 		"create store": alone(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: store, Name: "acme", Admin: "user:ann"}),
 		"delete store": alone(ledger.System, ledger.Change{Kind: ledger.DeleteStore, Store: store}),
 		"activate":     alone(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1}),
+		"begin restore": alone(ledger.System, ledger.Change{Kind: ledger.BeginRestore, Store: store}),
+		"end restore":   alone(ledger.System, ledger.Change{Kind: ledger.EndRestore, Store: store, Deleted: true}),
 		"epoch": alone(ledger.System, ledger.Change{Kind: ledger.AdvanceEpoch, Epoch: ledger.Epoch{Number: 2,
 			Cuts: []ledger.Cut{{From: 5, To: 9}, {From: 20, To: 20, Missing: true}}}}),
 	}
@@ -68,7 +70,7 @@ func TestCommandRoundTrip(t *testing.T) {
 	for name, c := range commands(t) {
 		t.Run(name, func(t *testing.T) {
 			raw := ledger.AppendCommand(nil, c)
-			got, rejection := ledger.ReadCommand(raw)
+			got, rejection := ledger.ReadCommand(raw, ledger.NewestFoldVersion)
 			if rejection != nil {
 				t.Fatalf("ReadCommand rejects what AppendCommand wrote: %v", rejection)
 			}
@@ -76,11 +78,11 @@ func TestCommandRoundTrip(t *testing.T) {
 				t.Errorf("ReadCommand = %+v, want %+v", got, c)
 			}
 			for n := range raw {
-				if _, rejection := ledger.ReadCommand(raw[:n]); rejection == nil {
+				if _, rejection := ledger.ReadCommand(raw[:n], ledger.NewestFoldVersion); rejection == nil {
 					t.Fatalf("ReadCommand accepts the first %d of %d bytes", n, len(raw))
 				}
 			}
-			if _, rejection := ledger.ReadCommand(append(raw, 0)); rejection == nil {
+			if _, rejection := ledger.ReadCommand(append(raw, 0), ledger.NewestFoldVersion); rejection == nil {
 				t.Error("ReadCommand accepts a byte after the command")
 			}
 		})
@@ -115,7 +117,7 @@ const jsonCommand = `{
 }`
 
 func TestCommandJSON(t *testing.T) {
-	got, rejection := ledger.ReadCommand([]byte(jsonCommand))
+	got, rejection := ledger.ReadCommand([]byte(jsonCommand), ledger.NewestFoldVersion)
 	if rejection != nil {
 		t.Fatal(rejection)
 	}
@@ -126,7 +128,7 @@ func TestCommandJSON(t *testing.T) {
 		"create store": `{"id": "01000000-0000-0000-0000-000000000000", "store": "system", "changes": [{"create_store": {"store": "02000000000000000000000000", "name": "acme", "admin": "user:ann"}}]}`,
 		"delete store": `{"id": "01000000-0000-0000-0000-000000000000", "store": "system", "changes": [{"delete_store": {"store": "02000000000000000000000000"}}]}`,
 	} {
-		got, rejection := ledger.ReadCommand([]byte(text))
+		got, rejection := ledger.ReadCommand([]byte(text), ledger.NewestFoldVersion)
 		if want := commands(t)[name]; rejection != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: ReadCommand = %+v, %v, want %+v", name, got, rejection, want)
 		}
@@ -170,7 +172,7 @@ func TestCommandJSONRejects(t *testing.T) {
 		{"NaN", replace(`{"zone": "EU"}`, `{"zone": NaN}`), ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c, rejection := ledger.ReadCommand([]byte(tt.text))
+			c, rejection := ledger.ReadCommand([]byte(tt.text), ledger.NewestFoldVersion)
 			if rejection == nil || rejection.Code != ledger.CodeMalformed || rejection.Field != tt.field {
 				t.Errorf("ReadCommand = %+v, %v, want a malformed %q", c, rejection, tt.field)
 			}
@@ -256,7 +258,7 @@ func TestValidate(t *testing.T) {
 			if len(raw) > ledger.MaxCommand {
 				return
 			}
-			got, fromBytes := ledger.ReadCommand(raw)
+			got, fromBytes := ledger.ReadCommand(raw, ledger.NewestFoldVersion)
 			if fromBytes == nil {
 				t.Fatalf("ReadCommand = %+v, want a rejection", got)
 			}
@@ -269,7 +271,7 @@ func TestValidate(t *testing.T) {
 
 func TestCommandTooBig(t *testing.T) {
 	raw := append([]byte{'{'}, bytes.Repeat([]byte{' '}, ledger.MaxCommand)...)
-	if _, r := ledger.ReadCommand(raw); r == nil || !strings.Contains(r.Message, "524288") {
+	if _, r := ledger.ReadCommand(raw, ledger.NewestFoldVersion); r == nil || !strings.Contains(r.Message, "524288") {
 		t.Errorf("ReadCommand of %d bytes = %v, want the limit", len(raw), r)
 	}
 }
@@ -286,7 +288,7 @@ func TestCommandAmplification(t *testing.T) {
 	for name, raw := range map[string][]byte{"binary": raw, "JSON": append(list, "]}"...)} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, r := ledger.ReadCommand(raw)
+		_, r := ledger.ReadCommand(raw, ledger.NewestFoldVersion)
 		runtime.ReadMemStats(&after)
 		if r == nil || !strings.Contains(r.Message, "1000") && !strings.Contains(r.Message, "65536") {
 			t.Errorf("%s: ReadCommand = %v, want the limit", name, r)
@@ -365,17 +367,17 @@ func TestEnvelope(t *testing.T) {
 		{Origin: ledger.Origin{Actor: "user:ann", Method: ledger.MethodOIDC}, Raw: []byte("one")},
 		{Origin: ledger.Origin{Actor: "user:bob", Method: ledger.MethodNone}, Raw: []byte("two")},
 	}
-	got, err := ledger.DecodeEnvelope(&ledger.Message{Subject: edge, Data: ledger.AppendEnvelope(nil, enclosed)})
+	got, _, err := ledger.DecodeEnvelope(&ledger.Message{Subject: edge, Data: ledger.AppendEnvelope(nil, enclosed)}, ledger.FoldVersion)
 	if err != nil || len(got) != 2 || got[0].Origin != (ledger.Origin{Actor: "user:ann", Attester: edge, Method: ledger.MethodOIDC}) || string(got[1].Raw) != "two" {
 		t.Errorf("DecodeEnvelope = %+v, %v", got, err)
 	}
 	nats := []ledger.Enclosed{{Origin: ledger.Origin{Method: ledger.MethodNATS}, Raw: []byte("one")}}
-	got, err = ledger.DecodeEnvelope(&ledger.Message{Subject: principal, Data: ledger.AppendEnvelope(nil, nats)})
+	got, _, err = ledger.DecodeEnvelope(&ledger.Message{Subject: principal, Data: ledger.AppendEnvelope(nil, nats)}, ledger.FoldVersion)
 	bot := ledger.Origin{Actor: "deploy-bot", Attester: principal, Method: ledger.MethodNATS}
 	if err != nil || len(got) != 1 || got[0].Origin != bot {
 		t.Errorf("DecodeEnvelope = %+v, %v, want origin %+v", got, err, bot)
 	}
-	got, err = ledger.DecodeEnvelope(&ledger.Message{Subject: principal, Data: []byte(`{"id": 1}`)})
+	got, _, err = ledger.DecodeEnvelope(&ledger.Message{Subject: principal, Data: []byte(`{"id": 1}`)}, ledger.FoldVersion)
 	if err != nil || len(got) != 1 || got[0].Origin != bot {
 		t.Errorf("DecodeEnvelope of JSON = %+v, %v, want origin %+v", got, err, bot)
 	}
@@ -397,7 +399,7 @@ func TestEnvelope(t *testing.T) {
 		{"genesis again", ledger.Subject("main", ledger.GenesisSubject, ""), ledger.AppendGenesis(nil, ledger.Genesis{})},
 		{"principal with a dot", "grantlog.main.cmd.a.b", ledger.AppendEnvelope(nil, nats)},
 	} {
-		if got, err := ledger.DecodeEnvelope(&ledger.Message{Subject: tt.subject, Data: tt.data}); err == nil {
+		if got, _, err := ledger.DecodeEnvelope(&ledger.Message{Subject: tt.subject, Data: tt.data}, ledger.FoldVersion); err == nil {
 			t.Errorf("%s: DecodeEnvelope = %+v, want an error", tt.name, got)
 		}
 	}
@@ -410,7 +412,7 @@ func FuzzCommand(f *testing.F) {
 	f.Add([]byte(jsonCommand))
 	f.Add([]byte("{}"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		c, rejection := ledger.ReadCommand(raw)
+		c, rejection := ledger.ReadCommand(raw, ledger.NewestFoldVersion)
 		if (c == nil) == (rejection == nil) {
 			t.Fatalf("ReadCommand = %v, %v, want one of them", c, rejection)
 		}
@@ -421,7 +423,7 @@ func FuzzCommand(f *testing.F) {
 		if raw[0] != '{' && !bytes.Equal(canonical, raw) {
 			t.Fatalf("%x is read, and written as %x", raw, canonical)
 		}
-		again, rejection := ledger.ReadCommand(canonical)
+		again, rejection := ledger.ReadCommand(canonical, ledger.NewestFoldVersion)
 		if len(canonical) <= ledger.MaxCommand && (rejection != nil || !reflect.DeepEqual(again, c)) {
 			t.Fatalf("read again: %+v, %v, want %+v", again, rejection, c)
 		}
@@ -434,7 +436,7 @@ func FuzzEnvelope(f *testing.F) {
 	f.Add("grantlog.main.cmd.bot", []byte{1, 1, 2, 0, 1, 'x'})
 	f.Fuzz(func(t *testing.T, subject string, data []byte) {
 		m := &ledger.Message{Subject: subject, Data: data}
-		commands, err := ledger.DecodeEnvelope(m)
+		commands, _, err := ledger.DecodeEnvelope(m, ledger.FoldVersion)
 		if err != nil {
 			kept, why := ledger.NotEnvelope(m, err)
 			e := &ledger.Entry{Origin: kept.Origin, Raw: kept.Raw, Outcome: ledger.Outcome{Kind: ledger.Rejected, Rejection: why}}

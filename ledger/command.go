@@ -52,6 +52,8 @@ const (
 	DeleteStore  // in [System] only, alone in its command
 	AdvanceEpoch // in [System] only, alone, under [EpochSubject] only
 	Activate     // in [System] only, alone, under [ActivateSubject] only
+	BeginRestore // from fold version 2 on, in [System] only, alone, under an [EdgeSubject] only
+	EndRestore   // likewise
 )
 
 // A Change is one step of a command. Which fields it uses depends on its kind.
@@ -64,13 +66,15 @@ type Change struct {
 
 	Model ModelSource // of WriteModel
 
-	Store ID     // of CreateStore and DeleteStore
+	Store ID     // of CreateStore, DeleteStore, BeginRestore and EndRestore
 	Name  string // of CreateStore: 1 to MaxLabel bytes of text
 	Admin string // of CreateStore: the actor that is the store's first administrator, 1 to MaxLabel bytes
 
 	Epoch Epoch // of AdvanceEpoch
 
 	Version uint64 // of Activate: the fold version in force from the next command on
+
+	Deleted bool // of EndRestore: the store's last entry deletes it, and it stays so
 }
 
 // A SourceKind says how a model's source is written.

@@ -11,8 +11,9 @@ import (
 // Envelope formats. The first byte of a message that is not JSON is its format.
 const (
 	envelopeFormat = 1
+	restoreFormat  = 2
 	genesisFormat  = 1
-	// MaxEnclosed is the most commands of one envelope.
+	// MaxEnclosed is the most commands or entries of one envelope.
 	MaxEnclosed = 1000
 )
 
@@ -141,12 +142,64 @@ func AppendEnvelope(dst []byte, commands []Enclosed) []byte {
 	return dst
 }
 
+// A Restored is part of a store's record, brought from another log.
+type Restored struct {
+	Store   ID
+	Entries [][]byte // in turn, each as [AppendEntry] writes it
+}
+
+// AppendRestore appends the restore envelope of at most [MaxEnclosed] entries, which the
+// fold takes from fold version 2 on, from an edge, for a store that is being restored.
+//
+//	format 2 | store 16 | count, uvarint | count × ( entry, bytes )
+func AppendRestore(dst []byte, r Restored) []byte {
+	dst = append(dst, restoreFormat)
+	dst = append(dst, r.Store[:]...)
+	dst = wire.AppendUvarint(dst, uint64(len(r.Entries)))
+	for _, e := range r.Entries {
+		dst = wire.AppendBytes(dst, e)
+	}
+	return dst
+}
+
+// decodeRestore reads the envelope's frame. Whether its entries are some is asked later:
+// what was read of a store before one that is none counts.
+func decodeRestore(data []byte) (*Restored, error) {
+	d := wire.NewDecoder(data[1:])
+	r := new(Restored)
+	copy(r.Store[:], d.Raw(len(r.Store)))
+	if d.Err() == nil && r.Store == System {
+		d.Fail("the store %+q cannot be restored", "system")
+	}
+	for n := d.Count(MaxEnclosed, 1); n > 0 && d.Err() == nil; n-- {
+		r.Entries = append(r.Entries, d.Bytes(MaxMessage))
+	}
+	if err := d.Done(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
 // DecodeEnvelope reads the commands of a message, each with its origin: from an edge,
 // what the edge states; under a principal's subject, that principal, whatever the
-// envelope says (a payload starting with '{' is one JSON command there). A message
-// that is no envelope, or stands under no subject that may carry one, is an error;
-// its bytes are then kept as a rejected entry of [System] by [Unreadable].
-func DecodeEnvelope(m *Message) ([]Enclosed, error) {
+// envelope says (a payload starting with '{' is one JSON command there). Version is the
+// fold version in force before the message: from 2 on, an edge's message may instead
+// restore entries, and then there are no commands. A message that is no envelope, or
+// stands under no subject that may carry one, is an error; its bytes are then kept as a
+// rejected entry of [System], see [NotEnvelope].
+func DecodeEnvelope(m *Message, version uint64) ([]Enclosed, *Restored, error) {
+	if kind, _ := ParseSubject(m.Subject); version >= 2 && kind == EdgeSubject && len(m.Data) > 0 && m.Data[0] != envelopeFormat {
+		if f := m.Data[0]; f != restoreFormat {
+			return nil, nil, fmt.Errorf("envelope format %d, known are %d and %d", f, envelopeFormat, restoreFormat)
+		}
+		r, err := decodeRestore(m.Data)
+		return nil, r, err
+	}
+	commands, err := decodeCommands(m)
+	return commands, nil, err
+}
+
+func decodeCommands(m *Message) ([]Enclosed, error) {
 	kind, name := ParseSubject(m.Subject)
 	switch kind {
 	case EdgeSubject, EpochSubject, ActivateSubject:
@@ -211,7 +264,7 @@ func NotEnvelope(m *Message, err error) (Enclosed, *Rejection) {
 func Unread(e *Entry) []*Rejection {
 	m := &Message{Subject: e.Origin.Attester, Data: e.Raw}
 	faults := []error{errSubject(m.Subject)}
-	if _, err := DecodeEnvelope(m); err != nil && err.Error() != faults[0].Error() {
+	if _, _, err := DecodeEnvelope(m, e.FoldVersion); err != nil && err.Error() != faults[0].Error() {
 		faults = []error{err, faults[0]}
 	}
 	rejections := make([]*Rejection, len(faults))

@@ -17,8 +17,11 @@ import (
 	"github.com/grantlog/grantlog/ledger/wire"
 )
 
-// FoldVersion is the number of the deciding rules that a new log starts with.
-const FoldVersion = 1
+// Fold versions: the numbers of the deciding rules.
+const (
+	FoldVersion       = 1 // that a log starts with
+	NewestFoldVersion = 2 // the newest that this program knows; from 2 on, stores can be restored
+)
 
 // A Revision is the position of an entry in its store: 1, 2, 3 … with no gaps.
 type Revision uint64
@@ -275,6 +278,15 @@ type Entry struct {
 	Prev        Hash // leaf hash of the entry before; zero at revision 1
 }
 
+// Command returns the command that the entry records, as the fold read it; or, where its
+// bytes are no command, or came in a message that was no envelope, why.
+func (e *Entry) Command() (*Command, *Rejection) {
+	if e.Origin.Actor == "" { // what no command has; see [NotEnvelope]
+		return nil, Reject(CodeMalformed, "", "the message is no envelope")
+	}
+	return ReadCommand(e.Raw, e.FoldVersion)
+}
+
 // A Position is where a projector stands in the log.
 type Position struct {
 	Log    UUID
@@ -282,6 +294,7 @@ type Position struct {
 	Before Hash   // chain hash over every message before Seq
 	Chain  Hash   // chain hash over every message up to Seq
 	Epoch  uint64 // number of losses accepted up to Seq
+	Fold   uint64 // fold version in force after Seq; 0 before the first message, where it is FoldVersion
 	// Skipped counts the messages up to Seq that were stepped over, because they were
 	// missing and an operator had accepted that.
 	Skipped uint64

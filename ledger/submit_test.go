@@ -46,12 +46,12 @@ func (f *folder) fold(ctx context.Context, log ledger.Log) {
 		if err != nil {
 			return
 		}
-		commands, err := ledger.DecodeEnvelope(&m)
+		commands, _, err := ledger.DecodeEnvelope(&m, ledger.FoldVersion)
 		if err != nil {
 			panic(err)
 		}
 		for _, e := range commands {
-			c, rejection := ledger.ReadCommand(e.Raw)
+			c, rejection := ledger.ReadCommand(e.Raw, ledger.NewestFoldVersion)
 			if rejection != nil {
 				panic(rejection)
 			}

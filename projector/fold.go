@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/decide"
+	"github.com/grantlog/grantlog/ledger/seal"
 	"github.com/grantlog/grantlog/projector/index"
 	"golang.org/x/sync/errgroup"
 )
@@ -165,7 +167,7 @@ func (p *Projector) follow(ctx context.Context) error {
 	if _, last, err := p.cfg.Log.Head(ctx); err == nil {
 		p.noteHead(last)
 	}
-	f := newFolder(p.cfg.Log, p.cfg.Shard, p.index)
+	f := newFolder(p.cfg, p.index)
 	defer f.close()
 	p.connected.Store(true)
 	p.mu.Lock()
@@ -261,6 +263,9 @@ func (p *Projector) commit(f *folder) error {
 			}
 		}
 	}
+	if f.newest > p.newest.Load() {
+		p.newest.Store(f.newest)
+	}
 	p.applied.Store(f.pos.Seq)
 	p.wake()
 	for kind, n := range counts {
@@ -348,14 +353,16 @@ func (p *Projector) checkSpace() {
 
 // A folder folds messages into one index, in batches. It is used by one goroutine.
 type folder struct {
-	log   ledger.Log
-	shard string
-	index *index.Index
+	log    ledger.Log
+	shard  string
+	index  *index.Index
+	logger *slog.Logger
 
 	pos      ledger.Position // after the messages folded, committed or not
 	batch    *index.Batch    // nil between batches
 	messages int             // folded into batch
 	decided  []decidedEntry  // of batch, in order
+	newest   int64           // highest log time of entries restored
 
 	// skip returns how far past next the log may go on because messages are missing
 	// and an operator has accepted that, or an error.
@@ -369,8 +376,8 @@ type decidedEntry struct {
 	decided ledger.Decided
 }
 
-func newFolder(log ledger.Log, shard string, x *index.Index) *folder {
-	f := &folder{log: log, shard: shard, index: x, pos: x.Position()}
+func newFolder(cfg Config, x *index.Index) *folder {
+	f := &folder{log: cfg.Log, shard: cfg.Shard, index: x, logger: cfg.Logger, pos: x.Position()}
 	f.skip = f.acceptedGap
 	return f
 }
@@ -404,15 +411,18 @@ func (f *folder) message(ctx context.Context, m *ledger.Message) error {
 	if m.Seq == 1 {
 		return nil
 	}
-	in := decide.Input{Kind: kind, Time: m.Time, Version: ledger.FoldVersion}
-	commands, err := ledger.DecodeEnvelope(m)
+	in := decide.Input{Kind: kind, Time: m.Time}
+	commands, restored, err := ledger.DecodeEnvelope(m, f.batch.Fold())
+	if restored != nil {
+		return f.restore(restored)
+	}
 	if err != nil {
 		var kept ledger.Enclosed
 		kept, in.Malformed = ledger.NotEnvelope(m, err)
 		commands = []ledger.Enclosed{kept}
 	}
 	for _, c := range commands {
-		in.Origin, in.Raw = c.Origin, c.Raw
+		in.Origin, in.Raw, in.Version = c.Origin, c.Raw, f.batch.Fold()
 		if err := f.command(in); err != nil {
 			return err
 		}
@@ -449,6 +459,72 @@ func (f *folder) command(in decide.Input) error {
 			f.decided = append(f.decided, d)
 		}
 	}
+	return nil
+}
+
+// restore takes the entries of a restore envelope into the record of their store, up to
+// the first that is not the next there. What is not taken leaves no trace but in this
+// replica's own log: the entries restored are the record, and system's entries say who
+// restored, and when.
+func (f *folder) restore(r *ledger.Restored) error {
+	for i, data := range r.Entries {
+		err := f.restoreEntry(r.Store, data)
+		var refused *refusedError
+		switch {
+		case errors.As(err, &refused):
+			f.logger.Warn("a message restores entries that are not taken", "sequence", f.pos.Seq, "store", r.Store,
+				"taken", i, "not_taken", len(r.Entries)-i, "reason", refused.reason)
+			return nil
+		case err != nil:
+			return &indexError{fmt.Errorf("restore: %w", err)}
+		}
+	}
+	return nil
+}
+
+// A refusedError is why an entry is not taken.
+type refusedError struct{ reason string }
+
+func (e *refusedError) Error() string { return e.reason }
+
+// restoreEntry takes one entry into the record of the store, unless it has it.
+func (f *folder) restoreEntry(store ledger.ID, data []byte) error {
+	h, _ := f.batch.Head(store)
+	if h.Status != decide.Restoring {
+		return &refusedError{"the store is not being restored"}
+	}
+	e, err := ledger.DecodeEntry(data)
+	if err != nil {
+		return &refusedError{err.Error()}
+	}
+	if e.Store == store && e.Revision > 0 && e.Revision <= h.Revision {
+		// A copy of what was sent before, because the answer was lost, or something else.
+		leaf, err := f.batch.Leaf(store, e.Revision)
+		if err != nil {
+			return err
+		}
+		if leaf != seal.LeafHash(data) {
+			return &refusedError{fmt.Sprintf("the store has another entry at revision %d", e.Revision)}
+		}
+		return nil
+	}
+	if now := f.batch.Fold(); e.FoldVersion > now {
+		return &refusedError{fmt.Sprintf("revision %d was decided under fold version %d, %d is in force", e.Revision, e.FoldVersion, now)}
+	}
+	_, leaf, err := refold(f.batch, store, e)
+	var differs *RefoldError
+	switch {
+	case errors.As(err, &differs):
+		return &refusedError{differs.Error()}
+	case err != nil:
+		return err
+	case leaf != seal.LeafHash(data):
+		panic("projector: an entry that decides the same again has another leaf")
+	}
+	if f.recorded != nil {
+		f.recorded(f.pos.Seq, store, e.Revision, leaf)
+	}
+	f.newest = max(f.newest, e.Time)
 	return nil
 }
 
@@ -541,11 +617,11 @@ func epochOf(m *ledger.Message) (ledger.Epoch, bool) {
 	if kind, _ := ledger.ParseSubject(m.Subject); kind != ledger.EpochSubject {
 		return ledger.Epoch{}, false
 	}
-	commands, err := ledger.DecodeEnvelope(m)
+	commands, _, err := ledger.DecodeEnvelope(m, ledger.FoldVersion)
 	if err != nil || len(commands) != 1 {
 		return ledger.Epoch{}, false
 	}
-	c, rejection := ledger.ReadCommand(commands[0].Raw)
+	c, rejection := ledger.ReadCommand(commands[0].Raw, ledger.FoldVersion)
 	if rejection != nil || c.Changes[0].Kind != ledger.AdvanceEpoch {
 		return ledger.Epoch{}, false
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -31,6 +32,9 @@ type Loss struct {
 func Recover(ctx context.Context, cfg Config, fresh index.Options, accept bool, actor, reason string) (*Loss, error) {
 	if cfg.Shard == "" {
 		cfg.Shard = "main"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
 	}
 	old, err := index.Open(cfg.Index)
 	if err != nil {
@@ -129,7 +133,7 @@ func (r *recovery) foldAll(ctx context.Context) error {
 		return err
 	}
 	r.last = last
-	f := newFolder(r.cfg.Log, r.cfg.Shard, r.fresh)
+	f := newFolder(r.cfg, r.fresh)
 	defer f.close()
 	f.skip = func(_ context.Context, next, found uint64) error {
 		cut := ledger.Cut{From: next, To: found - 1, Missing: true}

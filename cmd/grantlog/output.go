@@ -118,6 +118,15 @@ func describeChange(c *pb.Change) string {
 		return "delete store " + k.DeleteStore.GetStore()
 	case *pb.Change_AdvanceEpoch:
 		return fmt.Sprintf("advance to epoch %d", k.AdvanceEpoch.GetNumber())
+	case *pb.Change_Activate:
+		return fmt.Sprintf("activate fold version %d", k.Activate.GetVersion())
+	case *pb.Change_BeginRestore:
+		return "begin to restore store " + k.BeginRestore.GetStore()
+	case *pb.Change_EndRestore:
+		if k.EndRestore.GetDeleted() {
+			return "end restoring store " + k.EndRestore.GetStore() + ", which is deleted"
+		}
+		return "end restoring store " + k.EndRestore.GetStore()
 	}
 	return "a change that this program does not know"
 }

@@ -245,7 +245,7 @@ func writeLost(path string, entries []*ledger.Entry) error {
 	for _, e := range entries {
 		l := LostEntry{Store: e.Store.String(), Revision: uint64(e.Revision), Time: time.Unix(0, e.Time).UTC(),
 			Actor: e.Origin.Actor, Attester: e.Origin.Attester, Method: e.Origin.Method.String(), Outcome: e.Outcome.Kind.String(), Raw: e.Raw}
-		if c, rejection := ledger.ReadCommand(e.Raw); rejection == nil {
+		if c, rejection := e.Command(); rejection == nil {
 			l.ID, l.Reason, l.Ticket = c.ID.String(), c.Reason, c.Ticket
 			for i := range c.Changes {
 				l.Changes = append(l.Changes, changeText(&c.Changes[i]))
@@ -272,8 +272,16 @@ func changeText(c *ledger.Change) string {
 		return fmt.Sprintf("create store %s %q", c.Store, c.Name)
 	case ledger.DeleteStore:
 		return "delete store " + c.Store.String()
+	case ledger.AdvanceEpoch:
+		return fmt.Sprintf("advance to epoch %d", c.Epoch.Number)
+	case ledger.Activate:
+		return fmt.Sprintf("activate fold version %d", c.Version)
+	case ledger.BeginRestore:
+		return "begin to restore store " + c.Store.String()
+	case ledger.EndRestore:
+		return "end restoring store " + c.Store.String()
 	}
-	return "advance epoch"
+	return fmt.Sprintf("change of kind %d", c.Kind)
 }
 
 func (a *app) rebuildCommand() *cobra.Command {

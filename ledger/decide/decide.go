@@ -7,8 +7,9 @@
 // replica reaches the same outcome, and a store's entries alone, taken from an
 // export, decide the same again.
 //
-// This is fold version 1. Its rules never change; new rules are a new version beside
-// it, and the golden log in testdata holds each of them in place for ever.
+// The rules are those of fold versions 1 and 2. What is in force as a version never
+// changes: a new rule asks for a new version, and golden logs in testdata hold each
+// version in place for ever.
 package decide
 
 import (
@@ -24,9 +25,10 @@ type Status byte
 
 // The statuses. Their numbers are part of the index format.
 const (
-	None    Status = iota // never created
-	Live                  // takes commands; [ledger.System] always is
-	Deleted               // closed for ever; its id is never used again
+	None      Status = iota // never created
+	Live                    // takes commands; [ledger.System] always is
+	Deleted                 // closed for ever; its id is never used again
+	Restoring               // takes the entries that another log recorded of it, and nothing else
 )
 
 func (s Status) String() string {
@@ -37,6 +39,8 @@ func (s Status) String() string {
 		return "live"
 	case Deleted:
 		return "deleted"
+	case Restoring:
+		return "restoring"
 	}
 	return fmt.Sprintf("status %d", byte(s))
 }
@@ -106,14 +110,17 @@ type EffectKind byte
 const (
 	SetTuple EffectKind = 1 + iota // a new version of a tuple: Tuple, Grant, Live
 	SetModel                       // a new newest model: Source, Model
-	SetStore                       // a store becomes live or deleted: Store, Status, and Name and Admin if live
+	SetStore                       // a store becomes what Status says: Store, Status, and Name and Admin if it is created
 	SetEpoch                       // a new epoch: Epoch
+	SetVersion                     // another fold version from the next command on: Version
 )
 
 // An Effect is one change of the state. Which fields it uses depends on its kind.
 //
 // SetStore stands in both records of creating or deleting a store, with the same
 // content, because each store's entries decide alone; applying it again changes nothing.
+// Of a store that is restoring, its own entries tell name, administrator, creation and
+// deletion, and leave the status to those of system.
 type Effect struct {
 	Kind EffectKind
 
@@ -130,6 +137,8 @@ type Effect struct {
 	Admin  string
 
 	Epoch ledger.Epoch
+
+	Version uint64
 }
 
 // Decide returns what becomes of a command: the first record is the answer to who
@@ -139,9 +148,8 @@ type Effect struct {
 // An error means that the state could not be read or that the fold version is
 // unknown; then nothing is decided and the fold must stop.
 func Decide(s State, in Input) ([]Record, error) {
-	switch in.Version {
-	case 1:
-		return decide1(s, in)
+	if in.Version < 1 || in.Version > ledger.NewestFoldVersion {
+		return nil, fmt.Errorf("fold version %d is unknown to this program", in.Version)
 	}
-	return nil, fmt.Errorf("fold version %d is unknown to this program", in.Version)
+	return decideAll(s, in)
 }

@@ -18,8 +18,8 @@ import (
 // TestRejected.
 const taken = 1007
 
-// rejections has a row for every way of being rejected.
-var rejections = []struct {
+// A rejection is one way of being rejected.
+type rejection struct {
 	name    string
 	make    func(w *world) Input
 	store   ledger.ID // that records it
@@ -27,7 +27,10 @@ var rejections = []struct {
 	code    ledger.Code
 	field   string
 	message string // part of it
-}{
+}
+
+// rejections has a row for every way of being rejected, which all fold versions share.
+var rejections = []rejection{
 	{"message that is no envelope", func(w *world) Input {
 		in := w.raw(edge, []byte("junk"))
 		in.Malformed = ledger.Reject(ledger.CodeMalformed, "", "envelope format 106")
@@ -202,52 +205,136 @@ var rejections = []struct {
 	}, ledger.System, true, ledger.CodePrecondition, "changes[0].epoch", "must be after epoch 2, is 2"},
 }
 
+// rejections2 has a row for every way of being rejected that came with fold version 2.
+var rejections2 = []rejection{
+	{"command for a store that is being restored", func(w *world) Input {
+		return w.input(edge, w.command(coming, w.revoke("doc:plan#viewer@user:ann")))
+	}, ledger.System, false, ledger.CodeNotFound, "store", "is being restored"},
+	{"creation of a store that is being restored", func(w *world) Input {
+		return w.input(edge, w.command(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: coming, Name: "n", Admin: "root"}))
+	}, ledger.System, true, ledger.CodePrecondition, "changes[0].store", "was used"},
+	{"restoring a live store", func(w *world) Input { return w.input(edge, w.command(ledger.System, begin(acme))) },
+		ledger.System, true, ledger.CodePrecondition, "changes[0].store", "of this log already"},
+	{"restoring a deleted store", func(w *world) Input { return w.input(edge, w.command(ledger.System, begin(gone))) },
+		ledger.System, true, ledger.CodePrecondition, "changes[0].store", "of this log already"},
+	{"restoring a store twice", func(w *world) Input { return w.input(edge, w.command(ledger.System, begin(coming))) },
+		ledger.System, true, ledger.CodePrecondition, "changes[0].store", "of this log already"},
+	{"restoring system", func(w *world) Input { return w.input(edge, w.command(ledger.System, begin(ledger.System))) },
+		ledger.System, false, ledger.CodeMalformed, "changes[0].store", "cannot be restored"},
+	{"restoring system's end", func(w *world) Input { return w.input(edge, w.command(ledger.System, end(ledger.System, false))) },
+		ledger.System, false, ledger.CodeMalformed, "changes[0].store", "cannot be restored"},
+	{"restoring in another store than system", func(w *world) Input { return w.input(edge, w.command(acme, begin(storeID(98)))) },
+		ledger.System, false, ledger.CodeMalformed, "store", "are changed in the store"},
+	{"restoring two stores at once", func(w *world) Input {
+		return w.input(edge, w.command(ledger.System, begin(storeID(97)), begin(storeID(98))))
+	}, ledger.System, false, ledger.CodeMalformed, "changes[0]", "alone in its command"},
+	{"restoring as a principal", func(w *world) Input {
+		return w.input(ledger.Origin{Actor: "ci", Attester: "grantlog.main.cmd.ci", Method: ledger.MethodNATS}, w.command(ledger.System, begin(storeID(98))))
+	}, ledger.System, true, ledger.CodeDenied, "changes[0]", "of an edge only"},
+	{"ending as a principal", func(w *world) Input {
+		return w.input(ledger.Origin{Actor: "ci", Attester: "grantlog.main.cmd.ci", Method: ledger.MethodNATS}, w.command(ledger.System, end(coming, false)))
+	}, ledger.System, true, ledger.CodeDenied, "changes[0]", "of an edge only"},
+	{"restoring under the epoch subject", func(w *world) Input { return w.input(epoch, w.command(ledger.System, begin(storeID(98)))) },
+		ledger.System, true, ledger.CodeDenied, "changes[0]", "only an epoch"},
+	{"restoring under the activate subject", func(w *world) Input { return w.input(activate, w.command(ledger.System, begin(storeID(98)))) },
+		ledger.System, true, ledger.CodeDenied, "changes[0]", "only a fold version"},
+	{"end without a beginning", func(w *world) Input { return w.input(edge, w.command(ledger.System, end(storeID(98), false))) },
+		ledger.System, true, ledger.CodePrecondition, "changes[0].store", "is not being restored"},
+	{"end of a live store", func(w *world) Input { return w.input(edge, w.command(ledger.System, end(acme, true))) },
+		ledger.System, true, ledger.CodePrecondition, "changes[0].store", "is not being restored"},
+	{"end of a store that was given up", func(w *world) Input {
+		w.apply(ledger.System, ledger.Change{Kind: ledger.DeleteStore, Store: coming})
+		return w.input(edge, w.command(ledger.System, end(coming, true)))
+	}, ledger.System, true, ledger.CodePrecondition, "changes[0].store", "is not being restored"},
+	{"a lower fold version", func(w *world) Input {
+		return w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1}))
+	}, ledger.System, true, ledger.CodePrecondition, "changes[0].version", "must be at least 2"},
+}
+
+func begin(store ledger.ID) ledger.Change {
+	return ledger.Change{Kind: ledger.BeginRestore, Store: store}
+}
+
+func end(store ledger.ID, deleted bool) ledger.Change {
+	return ledger.Change{Kind: ledger.EndRestore, Store: store, Deleted: deleted}
+}
+
+// activate2 activates fold version 2, and begins to restore the store coming.
+func (w *world) activate2() {
+	w.t.Helper()
+	w.fold(w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 2})))
+	if w.version = w.state.Version(); w.version != 2 {
+		w.t.Fatalf("fold version %d", w.version)
+	}
+	w.apply(ledger.System, begin(coming))
+}
+
 func TestRejected(t *testing.T) {
 	for _, tt := range rejections {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) { testRejected(t, tt, newWorld(t)) })
+	}
+	for _, tt := range append(rejections, rejections2...) {
+		t.Run(tt.name+", under fold version 2", func(t *testing.T) {
 			w := newWorld(t)
-			c := w.command(acme, w.grant("doc:plan#viewer@user:ann"))
-			c.ID = commandID(taken)
-			if r := w.send(c); r.Outcome.Kind != ledger.Applied {
-				t.Fatalf("grant: %v", r.Outcome.Rejection)
+			w.activate2()
+			testRejected(t, tt, w)
+		})
+	}
+	// Under version 1 they have other reasons, or are not known at all.
+	for _, tt := range rejections2 {
+		t.Run(tt.name+", under fold version 1", func(t *testing.T) {
+			w := newWorld(t)
+			if strings.Contains(tt.name, "given up") {
+				return
 			}
-			in := tt.make(w)
-			revisions := map[ledger.ID]ledger.Revision{}
-			for _, id := range []ledger.ID{ledger.System, acme, other, gone} {
-				revisions[id] = w.revision(id)
-			}
-			before := w.state.Live(acme, math.MaxUint64)
-			records := w.fold(in)
-			r := records[0]
-			if r.Outcome.Kind != ledger.Rejected {
-				t.Fatalf("outcome = %v, want rejected", r.Outcome.Kind)
-			}
-			got := r.Outcome.Rejection
-			if got.Code != tt.code || got.Field != tt.field || !strings.Contains(got.Message, tt.message) {
-				t.Errorf("rejection = %v %q %q, want %v %q …%s…", got.Code, got.Field, got.Message, tt.code, tt.field, tt.message)
-			}
-			if r.Store != tt.store || len(records) != 1 {
-				t.Errorf("%d records, the first in store %s, want one in %s", len(records), r.Store, tt.store)
-			}
-			if r.Claims != tt.claims {
-				t.Errorf("claims = %v, want %v", r.Claims, tt.claims)
-			}
-			if len(r.Effects) != 0 || !reflect.DeepEqual(w.state.Live(acme, math.MaxUint64), before) {
-				t.Errorf("a rejected command changed something: %v", r.Effects)
-			}
-			for _, id := range []ledger.ID{ledger.System, acme, other, gone} {
-				want := revisions[id]
-				if id == tt.store {
-					want++
-				}
-				if w.revision(id) != want {
-					t.Errorf("store %s is at revision %d, want %d", id, w.revision(id), want)
-				}
-			}
-			if e := w.state.Entries(tt.store); !bytes.Equal(e[len(e)-1].Raw, in.Raw) {
-				t.Error("the entry does not hold the bytes that came")
+			if r := w.fold(tt.make(w))[0]; r.Outcome.Kind == ledger.Rejected && strings.Contains(r.Outcome.Rejection.Message, tt.message) {
+				t.Errorf("%v", r.Outcome.Rejection)
 			}
 		})
+	}
+}
+
+func testRejected(t *testing.T, tt rejection, w *world) {
+	c := w.command(acme, w.grant("doc:plan#viewer@user:ann"))
+	c.ID = commandID(taken)
+	if r := w.send(c); r.Outcome.Kind != ledger.Applied {
+		t.Fatalf("grant: %v", r.Outcome.Rejection)
+	}
+	in := tt.make(w)
+	revisions := map[ledger.ID]ledger.Revision{}
+	for _, id := range []ledger.ID{ledger.System, acme, other, gone} {
+		revisions[id] = w.revision(id)
+	}
+	before := w.state.Live(acme, math.MaxUint64)
+	records := w.fold(in)
+	r := records[0]
+	if r.Outcome.Kind != ledger.Rejected {
+		t.Fatalf("outcome = %v, want rejected", r.Outcome.Kind)
+	}
+	got := r.Outcome.Rejection
+	if got.Code != tt.code || got.Field != tt.field || !strings.Contains(got.Message, tt.message) {
+		t.Errorf("rejection = %v %q %q, want %v %q …%s…", got.Code, got.Field, got.Message, tt.code, tt.field, tt.message)
+	}
+	if r.Store != tt.store || len(records) != 1 {
+		t.Errorf("%d records, the first in store %s, want one in %s", len(records), r.Store, tt.store)
+	}
+	if r.Claims != tt.claims {
+		t.Errorf("claims = %v, want %v", r.Claims, tt.claims)
+	}
+	if len(r.Effects) != 0 || !reflect.DeepEqual(w.state.Live(acme, math.MaxUint64), before) {
+		t.Errorf("a rejected command changed something: %v", r.Effects)
+	}
+	for _, id := range []ledger.ID{ledger.System, acme, other, gone} {
+		want := revisions[id]
+		if id == tt.store {
+			want++
+		}
+		if w.revision(id) != want {
+			t.Errorf("store %s is at revision %d, want %d", id, w.revision(id), want)
+		}
+	}
+	if e := w.state.Entries(tt.store); !bytes.Equal(e[len(e)-1].Raw, in.Raw) {
+		t.Error("the entry does not hold the bytes that came")
 	}
 }
 
@@ -274,21 +361,29 @@ func under(json string) func(*ledger.Change) {
 	}
 }
 
-// TestActivate holds that the version in force may be activated again, and that any
-// other stops the fold: it is neither an outcome nor passed over.
+// TestActivate holds that the version in force may be activated again, that a newer one
+// takes its place, and that one which this program does not know stops the fold: it is
+// neither an outcome nor passed over.
 func TestActivate(t *testing.T) {
 	w := newWorld(t)
 	if r := w.fold(w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1})))[0]; r.Outcome.Kind != ledger.Applied || len(r.Effects) != 0 {
 		t.Errorf("activate version 1: %+v, want it applied without effects", r)
 	}
-	records, err := Decide(w.state, w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 2})))
-	if !errors.Is(err, ledger.ErrFoldVersion) || !errors.Is(err, ledger.ErrQuarantined) || records != nil {
-		t.Errorf("activate version 2: %v, %v, want ErrFoldVersion", records, err)
+	for _, version := range []uint64{1, 2} {
+		w.version = version
+		records, err := Decide(w.state, w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 3})))
+		if !errors.Is(err, ledger.ErrFoldVersion) || !errors.Is(err, ledger.ErrQuarantined) || records != nil {
+			t.Errorf("activate version 3: %v, %v, want ErrFoldVersion", records, err)
+		}
+		r := w.fold(w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 2})))[0]
+		if want := version == 1; r.Outcome.Kind != ledger.Applied || (len(r.Effects) == 1) != want || want && r.Effects[0].Version != 2 || w.state.Version() != 2 {
+			t.Errorf("activate version 2 under %d: %+v", version, r)
+		}
 	}
 	in := w.input(edge, w.command(acme, w.grant("doc:plan#viewer@user:bob")))
-	in.Version = 2
+	in.Version = 3
 	if records, err := Decide(w.state, in); err == nil {
-		t.Errorf("decided under version 2: %v, want an error", records)
+		t.Errorf("decided under version 3: %v, want an error", records)
 	}
 }
 
@@ -658,7 +753,7 @@ func TestLongMessage(t *testing.T) {
 }
 
 func TestUnknownVersion(t *testing.T) {
-	for _, version := range []uint64{0, 2, math.MaxUint64} {
+	for _, version := range []uint64{0, ledger.NewestFoldVersion + 1, math.MaxUint64} {
 		w := newWorld(t)
 		in := w.raw(edge, nil)
 		in.Version = version

@@ -2,6 +2,7 @@ package decide
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -15,12 +16,14 @@ import (
 // written to be obviously right and not to be fast. Methods must not be called
 // concurrently.
 type Memory struct {
-	stores map[ledger.ID]*memoryStore
-	epoch  ledger.Epoch
+	stores  map[ledger.ID]*memoryStore
+	epoch   ledger.Epoch
+	version uint64
 }
 
 type memoryStore struct {
 	status      Status
+	deleted     bool // by its own newest entry
 	name, admin string
 	entries     []ledger.Entry // entry of revision r at r-1
 	tuples      map[tuple.Tuple][]Version
@@ -48,7 +51,7 @@ type Version struct {
 }
 
 // NewMemory returns the state before the first command.
-func NewMemory() *Memory { return &Memory{stores: map[ledger.ID]*memoryStore{}} }
+func NewMemory() *Memory { return &Memory{stores: map[ledger.ID]*memoryStore{}, version: ledger.FoldVersion} }
 
 // Fold decides a command and applies what was decided.
 func (m *Memory) Fold(in Input) ([]Record, error) {
@@ -84,17 +87,66 @@ func (m *Memory) Apply(r Record, in Input) ledger.Entry {
 			s.models = append(s.models, memoryModel{e.Revision, f.Source, f.Model})
 		case SetStore:
 			of := m.open(f.Store)
-			if of.status = f.Status; f.Status == Live {
+			own := r.Store == f.Store
+			if own {
+				of.deleted = f.Status == Deleted
+			}
+			if !own || of.status != Restoring {
+				of.status = f.Status
+			}
+			if f.Name != "" {
 				of.name, of.admin = f.Name, f.Admin
 			}
 		case SetEpoch:
 			m.epoch = f.Epoch
+		case SetVersion:
+			m.version = f.Version
 		default:
 			panic(fmt.Sprintf("decide: no effect of kind %d", f.Kind))
 		}
 	}
 	return e
 }
+
+// Restore applies the entries of a restore envelope and returns those it took: all, or
+// those before the first that is not the next of its store, which must be restoring.
+func (m *Memory) Restore(in *ledger.Restored) ([]ledger.Entry, error) {
+	s := m.open(in.Store)
+	var taken []ledger.Entry
+	for _, data := range in.Entries {
+		e, err := ledger.DecodeEntry(data)
+		if err != nil || s.status != Restoring {
+			return taken, nil
+		}
+		if n := uint64(e.Revision); e.Store == in.Store && n > 0 && n <= uint64(len(s.entries)) {
+			if leaf(&s.entries[n-1]) != leaf(e) {
+				return taken, nil
+			}
+			continue
+		}
+		if e.FoldVersion > m.version {
+			return taken, nil
+		}
+		at := Place{Revision: ledger.Revision(len(s.entries)), Deleted: s.deleted}
+		if at.Revision > 0 {
+			newest := &s.entries[at.Revision-1]
+			at.Leaf, at.Time = leaf(newest), newest.Time
+		}
+		r, err := Again(m, in.Store, at, e)
+		var differs *RefoldError
+		if errors.As(err, &differs) {
+			return taken, nil
+		}
+		if err != nil {
+			return taken, err
+		}
+		taken = append(taken, m.Apply(r, Input{Origin: e.Origin, Raw: e.Raw, Version: e.FoldVersion}))
+	}
+	return taken, nil
+}
+
+// Version returns the fold version in force.
+func (m *Memory) Version() uint64 { return m.version }
 
 func (m *Memory) open(store ledger.ID) *memoryStore {
 	s := m.stores[store]

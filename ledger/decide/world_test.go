@@ -21,12 +21,15 @@ type world struct {
 	inputs []Input
 	time   int64 // broker's time of the next input
 	ids    uint64
+
+	version uint64 // fold version of the next input
 }
 
 var (
 	acme           = storeID(1) // live in a newWorld, with model1
 	other          = storeID(2) // live in a newWorld, without a model
 	gone           = storeID(3) // deleted in a newWorld
+	coming         = storeID(4) // restoring after activate2
 	model1, model2 = storeID(11), storeID(12)
 
 	edge     = ledger.Origin{Actor: "ann", Attester: "grantlog.main.edge.a", Method: ledger.MethodOIDC}
@@ -45,7 +48,7 @@ func commandID(n uint64) (id ledger.UUID) {
 // newWorld returns a world of three stores, of which the last is deleted, with one
 // second between its commands.
 func newWorld(t testing.TB) *world {
-	w := &world{t: t, state: NewMemory(), time: start}
+	w := &world{t: t, state: NewMemory(), time: start, version: ledger.FoldVersion}
 	for _, id := range []ledger.ID{acme, other, gone} {
 		w.apply(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: id, Name: "a store", Admin: "root"})
 	}
@@ -133,7 +136,7 @@ func (w *world) input(o ledger.Origin, c *ledger.Command) Input {
 
 func (w *world) raw(o ledger.Origin, raw []byte) Input {
 	kind, _ := ledger.ParseSubject(o.Attester)
-	return Input{Kind: kind, Origin: o, Raw: raw, Time: w.time, Version: 1}
+	return Input{Kind: kind, Origin: o, Raw: raw, Time: w.time, Version: w.version}
 }
 
 // fold folds the input one second after the one before.

@@ -29,11 +29,13 @@ type Batch struct {
 	tables   *readers // of that, what is in tables; nil until needed, see find
 	sum      accumulator
 	epoch    uint64
+	fold     uint64
 	entries  int
-	heads    map[ledger.ID]*head     // of the stores that have new entries: own copies
-	versions map[string]batchVersion // of tuples, by the prefix of their forward key
-	commands map[string]decide.Seen  // ids claimed, by key
-	models   []*modelAt              // written, parsed
+	heads    map[ledger.ID]*head         // of the stores that have new entries: own copies
+	versions map[string]batchVersion     // of tuples, by the prefix of their forward key
+	commands map[string]decide.Seen      // ids claimed, by key
+	models   []*modelAt                  // written, parsed
+	restored map[ledger.ID][]ledger.Hash // leaves of the newest entries of stores that are restoring
 
 	tablesServe bool // tables and x.recent together are what is committed
 
@@ -62,9 +64,11 @@ func (x *Index) NewBatch() *Batch {
 	x.writing = true
 	return &Batch{
 		x: x, rows: x.db.NewBatch(), r: &readers{db: x.db, options: &iterOptions}, sum: x.sum, epoch: x.position.Epoch,
+		fold:     max(x.position.Fold, ledger.FoldVersion),
 		heads:    make(map[ledger.ID]*head),
 		versions: make(map[string]batchVersion),
 		commands: make(map[string]decide.Seen),
+		restored: make(map[ledger.ID][]ledger.Hash),
 	}
 }
 
@@ -212,6 +216,23 @@ func (b *Batch) LogTime(store ledger.ID) (int64, error) {
 // Epoch implements [decide.State].
 func (b *Batch) Epoch() uint64 { return b.epoch }
 
+// Fold returns the fold version in force.
+func (b *Batch) Fold() uint64 { return b.fold }
+
+// Leaf returns the leaf hash of a revision of a store that is restoring, entries of this
+// batch among them. The revision must be one that the store has.
+func (b *Batch) Leaf(store ledger.ID, rev ledger.Revision) (ledger.Hash, error) {
+	here := b.restored[store]
+	if before := b.head(store).Revision - ledger.Revision(len(here)); rev > before {
+		return here[rev-before-1], nil
+	}
+	row, err := b.r.hashes(store, rev)
+	if err != nil {
+		return ledger.Hash{}, err
+	}
+	return row.hash(0), nil
+}
+
 // Append records what was decided of a command as the next entry of its store, with
 // its effects, and returns the entry's revision and leaf hash. Origin and raw are the
 // command's, version is the fold version that decided it.
@@ -240,6 +261,9 @@ func (b *Batch) Append(r decide.Record, o ledger.Origin, raw []byte, version uin
 		return 0, leaf, err
 	}
 	h.Revision, h.Time, h.Leaf = rev, r.Time, leaf
+	if h.Status == decide.Restoring {
+		b.restored[r.Store] = append(b.restored[r.Store], leaf)
+	}
 	for i := range r.Effects {
 		if err := b.apply(h, &r.Effects[i], rev, r.Time); err != nil {
 			return 0, leaf, err
@@ -357,6 +381,9 @@ func (b *Batch) apply(h *head, e *decide.Effect, rev ledger.Revision, time int64
 	case decide.SetEpoch:
 		b.epoch = e.Epoch.Number
 		return nil
+	case decide.SetVersion:
+		b.fold = e.Version
+		return nil
 	}
 	panic(fmt.Sprintf("index: no effect of kind %d", e.Kind))
 }
@@ -383,8 +410,8 @@ func (b *Batch) setTuple(store ledger.ID, e *decide.Effect, rev ledger.Revision)
 	return b.set()
 }
 
-// setStore writes the row of a store that an entry of h's store creates or deletes.
-// The second entry of the two that do so finds it written.
+// setStore writes the row of a store that an entry of h's store makes another. The second
+// entry of the two that create or delete it finds it written.
 func (b *Batch) setStore(h *head, e *decide.Effect, rev ledger.Revision, time int64) error {
 	s, err := b.writable(e.Store)
 	if err != nil {
@@ -394,21 +421,35 @@ func (b *Batch) setStore(h *head, e *decide.Effect, rev ledger.Revision, time in
 		return nil
 	}
 	b.key = appendStore(b.key[:0], e.Store)
+	restoring := s.Status == decide.Restoring
 	if s.Status != decide.None {
 		old := appendStoreRow(b.value[:0], &s.Head)
 		var row accumulator
 		row, b.hashing = sumRow(b.key, old, b.hashing)
 		b.sum.subtract(row)
 	}
-	s.Status = e.Status
 	by := rev
 	if h.Store != ledger.System {
 		by = 0 // folded from the store's own entries alone
 	}
-	if e.Status == decide.Live {
-		s.Name, s.Admin, s.Created, s.CreatedBy = e.Name, e.Admin, time, by
-	} else {
-		s.Deleted, s.DeletedBy = time, by
+	switch own := h.Store == e.Store; {
+	case restoring && own && e.Status == decide.Live:
+		s.Name, s.Admin, s.Created = e.Name, e.Admin, time
+	case restoring && own:
+		s.Deleted = time
+	case restoring && e.Status == decide.Live:
+		s.Status = e.Status
+	case restoring:
+		s.Status, s.DeletedBy = e.Status, by
+		if s.Deleted == 0 { // given up
+			s.Deleted = time
+		}
+	case e.Status == decide.Restoring:
+		s.Status, s.Created, s.CreatedBy = e.Status, time, by
+	case e.Status == decide.Live:
+		s.Status, s.Name, s.Admin, s.Created, s.CreatedBy = e.Status, e.Name, e.Admin, time, by
+	default:
+		s.Status, s.Deleted, s.DeletedBy = e.Status, time, by
 	}
 	b.value = appendStoreRow(b.value[:0], &s.Head)
 	return b.set()
@@ -424,7 +465,8 @@ func (b *Batch) set() error {
 
 // Commit writes everything and the position after it, and ends the batch whatever it
 // returns. Readers see it when Commit has returned; a crash may undo it, whole. The
-// position must be after the one before, and its epoch that of the batch.
+// position must be after the one before, and its epoch that of the batch; its fold version
+// is set to that of the batch.
 func (b *Batch) Commit(pos ledger.Position) (err error) {
 	x := b.x
 	defer func() {
@@ -438,6 +480,7 @@ func (b *Batch) Commit(pos ledger.Position) (err error) {
 	if pos.Epoch != b.epoch {
 		return fmt.Errorf("the position is of epoch %d, the entries of %d", pos.Epoch, b.epoch)
 	}
+	pos.Fold = b.fold
 	b.value = appendPosition(b.value[:0], pos, b.sum)
 	if err := b.rows.Set(positionKey, b.value, nil); err != nil {
 		return err

@@ -112,11 +112,15 @@ type Head struct {
 	Leaf     ledger.Hash     // its leaf hash; zero if there is none
 
 	Status decide.Status // of [ledger.System] always live
-	Name   string
+	Name   string        // empty until a store that is restored has its first entry
 	Admin  string // the actor that is the store's first administrator
 
-	Created, Deleted     int64           // log times; 0: not
-	CreatedBy, DeletedBy ledger.Revision // of the entries of the system store; 0: not
+	// Log times; 0: not. Of a restored store they are as it brought them; one that was
+	// deleted where it came from has been so even while it is restoring.
+	Created, Deleted int64
+	// Revisions of the entries of the system store that created or began to restore it,
+	// and that deleted it or ended restoring a deleted one; 0: not.
+	CreatedBy, DeletedBy ledger.Revision
 }
 
 // head is a Head with what the writer and the views need of it. Once published it is
@@ -308,7 +312,8 @@ func (x *Index) load() error {
 		if err := r.loadNewest(store, &h.Head); err != nil {
 			return err
 		}
-		if h.Revision == 0 && store != ledger.System {
+		// A store has its name from its first entry; one that was to be restored may have none.
+		if h.Revision == 0 && store != ledger.System && h.Name != "" {
 			return damaged("store %s has no entry", store)
 		}
 	}

@@ -816,7 +816,7 @@ func TestCommand(t *testing.T) {
 	m := w.memory(t, len(w.inputs))
 	found := 0
 	for _, in := range w.inputs {
-		c, rejection := ledger.ReadCommand(in.Raw)
+		c, rejection := ledger.ReadCommand(in.Raw, ledger.NewestFoldVersion)
 		if rejection != nil {
 			continue
 		}

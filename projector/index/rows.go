@@ -112,7 +112,7 @@ func decodeStoreRow(value []byte, h *Head) error {
 	h.CreatedBy = ledger.Revision(d.Uvarint())
 	h.Deleted = d.Varint()
 	h.DeletedBy = ledger.Revision(d.Uvarint())
-	if h.Status != decide.Live && h.Status != decide.Deleted {
+	if h.Status < decide.Live || h.Status > decide.Restoring {
 		d.Fail("%s", h.Status)
 	}
 	if err := d.Done(); err != nil {
@@ -139,7 +139,7 @@ func (r hashRow) time() int64 { return int64(binary.BigEndian.Uint64(r[len(r)-8:
 // appendPosition appends the value of the position row:
 //
 //	format, uvarint | log 16 | seq, uvarint | before 32 | chain 32 | epoch, uvarint |
-//	skipped, uvarint | accumulator 32
+//	skipped, uvarint | fold version, uvarint | accumulator 32
 func appendPosition(dst []byte, p ledger.Position, sum accumulator) []byte {
 	dst = wire.AppendUvarint(dst, formatVersion)
 	dst = append(dst, p.Log[:]...)
@@ -148,6 +148,7 @@ func appendPosition(dst []byte, p ledger.Position, sum accumulator) []byte {
 	dst = append(dst, p.Chain[:]...)
 	dst = wire.AppendUvarint(dst, p.Epoch)
 	dst = wire.AppendUvarint(dst, p.Skipped)
+	dst = wire.AppendUvarint(dst, p.Fold)
 	hash := sum.hash()
 	return append(dst, hash[:]...)
 }
@@ -168,6 +169,7 @@ func decodePosition(value []byte) (ledger.Position, accumulator, error) {
 	copy(p.Chain[:], d.Raw(len(p.Chain)))
 	p.Epoch = d.Uvarint()
 	p.Skipped = d.Uvarint()
+	p.Fold = d.Uvarint()
 	var hash ledger.Hash
 	copy(hash[:], d.Raw(len(hash)))
 	if err := d.Done(); err != nil {

@@ -327,6 +327,8 @@ func readChange(field string, m *pb.Change, c *ledger.Command, limits dsl.Limits
 		return err
 	case *pb.Change_AdvanceEpoch, *pb.Change_Activate:
 		return malformed(field, "epochs and fold versions are for operators alone")
+	case *pb.Change_BeginRestore, *pb.Change_EndRestore:
+		return malformed(field, "a store is restored with StoreService.RestoreStore, from a bundle")
 	}
 	return malformed(field, "must hold one of grant, revoke, write_model, create_store and delete_store")
 }
@@ -420,7 +422,7 @@ func entryMessage(e *ledger.Entry, raw bool) *pb.Entry {
 		Actor: e.Origin.Actor, Attester: validText(e.Origin.Attester), Method: pb.Entry_Method(e.Origin.Method),
 		FoldVersion: e.FoldVersion, Outcome: outcomeMessage(&e.Outcome), Prev: e.Prev[:],
 	}
-	if c, rejection := ledger.ReadCommand(e.Raw); rejection == nil {
+	if c, rejection := e.Command(); rejection == nil {
 		m.Command = commandMessage(c)
 	}
 	if raw || m.Command == nil {
@@ -466,6 +468,10 @@ func changeMessage(ch *ledger.Change) *pb.Change {
 		return &pb.Change{Change: &pb.Change_AdvanceEpoch{AdvanceEpoch: epoch}}
 	case ledger.Activate:
 		return &pb.Change{Change: &pb.Change_Activate{Activate: &pb.Activate{Version: ch.Version}}}
+	case ledger.BeginRestore:
+		return &pb.Change{Change: &pb.Change_BeginRestore{BeginRestore: &pb.BeginRestore{Store: ch.Store.String()}}}
+	case ledger.EndRestore:
+		return &pb.Change{Change: &pb.Change_EndRestore{EndRestore: &pb.EndRestore{Store: ch.Store.String(), Deleted: ch.Deleted}}}
 	}
 	panic(fmt.Sprintf("serve: no change of kind %d", ch.Kind)) // ledger.ReadCommand returns none
 }

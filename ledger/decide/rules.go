@@ -13,14 +13,15 @@ import (
 	"github.com/grantlog/grantlog/ledger/tuple"
 )
 
-// The rules of fold version 1, in the order in which they are asked. The first that a
-// command breaks is its rejection, and then it changes nothing.
+// The rules, in the order in which they are asked. The first that a command breaks is its
+// rejection, and then it changes nothing. Fold version 2 has those of 1, and besides
+// restores stores; where it decides otherwise, the version is asked for.
 //
 //  1. The bytes are a command, under a subject that may carry one. What is not is an
 //     entry of system.
 //  2. Its store is live. What is sent to no live store is an entry of system too.
 //     It claims no id there, since the id belongs to the store it was sent to.
-//  3. It is not signed: this version verifies no signature, so it takes none.
+//  3. It is not signed: these versions verify no signature, so they take none.
 //  4. Its id is new for the store and the actor. The same content again is a
 //     duplicate of the first, even of a rejected one; other content is a conflict.
 //     Neither claims the id, nor does a signed command whose id is taken.
@@ -37,7 +38,7 @@ import (
 // about itself, which can be long.
 const maxMessage = 1024
 
-func decide1(s State, in Input) ([]Record, error) {
+func decideAll(s State, in Input) ([]Record, error) {
 	if in.Malformed != nil {
 		return one(recordUnread(s, in, in.Malformed))
 	}
@@ -46,7 +47,7 @@ func decide1(s State, in Input) ([]Record, error) {
 	default:
 		return one(recordUnread(s, in, ledger.Reject(ledger.CodeMalformed, "", "no command may stand under this subject")))
 	}
-	c, rejection := ledger.ReadCommand(in.Raw)
+	c, rejection := ledger.ReadCommand(in.Raw, in.Version)
 	if rejection != nil {
 		return one(recordUnread(s, in, rejection))
 	}
@@ -72,7 +73,7 @@ func decide1(s State, in Input) ([]Record, error) {
 	r.Claims = !again
 	switch {
 	case c.KeyID != "" || c.Signature != nil:
-		r.Outcome = rejected(ledger.Reject(ledger.CodeMalformed, "signature", "must be absent: fold version 1 takes no signed command"))
+		r.Outcome = rejected(ledger.Reject(ledger.CodeMalformed, "signature", "must be absent: fold version %d takes no signed command", in.Version))
 		return []Record{r}, nil
 	case again && first.Content == r.Content:
 		r.Outcome = ledger.Outcome{Kind: ledger.Duplicate, First: first.Revision}
@@ -81,7 +82,7 @@ func decide1(s State, in Input) ([]Record, error) {
 		r.Outcome = rejected(ledger.Reject(ledger.CodeConflict, "id", "was used at revision %d by this actor for another command; a new command needs a new id", first.Revision))
 		return []Record{r}, nil
 	}
-	d := decider{state: s, command: c, time: r.Time}
+	d := decider{state: s, command: c, time: r.Time, version: in.Version}
 	if rejection, err = d.decide(in); err != nil {
 		return nil, err
 	}
@@ -92,7 +93,7 @@ func decide1(s State, in Input) ([]Record, error) {
 	r.Outcome = ledger.Outcome{Kind: ledger.Applied, Effective: len(d.effects)}
 	r.Effects = d.effects
 	records := []Record{r}
-	if kind := c.Changes[0].Kind; kind == ledger.CreateStore || kind == ledger.DeleteStore {
+	if kind := c.Changes[0].Kind; kind == ledger.CreateStore || kind == ledger.DeleteStore && !d.givenUp {
 		own := r
 		own.Store = c.Changes[0].Store
 		own.Claims = false
@@ -165,15 +166,18 @@ func notLive(field string, store ledger.ID, status Status) *ledger.Rejection {
 	if status == Deleted {
 		return ledger.Reject(ledger.CodeNotFound, field, "the store %s was deleted and takes no commands", store)
 	}
+	if status == Restoring {
+		return ledger.Reject(ledger.CodeNotFound, field, "the store %s is being restored and takes no commands yet", store)
+	}
 	return ledger.Reject(ledger.CodeNotFound, field, "there is no store %s", store)
 }
 
 // authorize is the one place where rights are decided. It returns why the actor may
 // not ask for the command, or nil.
 //
-// Fold version 1 gives every actor every right to stores, models and tuples. Epochs
+// Fold versions 1 and 2 give every actor every right to stores, models and tuples. Epochs
 // and fold versions belong each to a subject that only operators may publish under,
-// and nothing else does.
+// and nothing else does. Stores are restored by edges alone, which verify first.
 func authorize(_ State, in Input, c *ledger.Command) (*ledger.Rejection, error) {
 	// Such a change is alone in its command, so the first change tells.
 	kind := c.Changes[0].Kind
@@ -189,6 +193,9 @@ func authorize(_ State, in Input, c *ledger.Command) (*ledger.Rejection, error) 
 		}
 		return ledger.Reject(ledger.CodeDenied, "changes[0]", "under the activate subject only a fold version may be activated"), nil
 	}
+	if (kind == ledger.BeginRestore || kind == ledger.EndRestore) && in.Kind != ledger.EdgeSubject {
+		return ledger.Reject(ledger.CodeDenied, "changes[0]", "a store may be restored under the subject of an edge only"), nil
+	}
 	return nil, nil
 }
 
@@ -200,6 +207,8 @@ type decider struct {
 	time    int64        // log time of the entry
 	model   *model.Model // that grants are held against, or nil
 	effects []Effect     // what changed so far
+	version uint64       // the fold version in force
+	givenUp bool         // the store that is deleted was being restored: its record ends where it is
 }
 
 // decide returns why the command is rejected, or nil; then d.effects is what it does.
@@ -301,7 +310,8 @@ func (d *decider) change(i int) (*ledger.Rejection, error) {
 		if err != nil {
 			return nil, err
 		}
-		if status != Live {
+		d.givenUp = status == Restoring
+		if status != Live && !d.givenUp {
 			return notLive("changes[0].store", ch.Store, status), nil
 		}
 		d.effects = append(d.effects, Effect{Kind: SetStore, Store: ch.Store, Status: Deleted})
@@ -315,11 +325,40 @@ func (d *decider) change(i int) (*ledger.Rejection, error) {
 		d.effects = append(d.effects, Effect{Kind: SetEpoch, Epoch: ch.Epoch})
 		return nil, nil
 	case ledger.Activate:
-		// Version 1 is in force, so activating it changes nothing. Any other is of a
+		// Activating what is in force changes nothing. What no version here knows is of a
 		// newer program, and deciding on by these rules would part from it.
-		if ch.Version != 1 {
-			return nil, fmt.Errorf("%w: version %d, known is 1", ledger.ErrFoldVersion, ch.Version)
+		switch {
+		case ch.Version > ledger.NewestFoldVersion:
+			return nil, fmt.Errorf("%w: version %d, known are 1 to %d", ledger.ErrFoldVersion, ch.Version, ledger.NewestFoldVersion)
+		case ch.Version < d.version:
+			return ledger.Reject(ledger.CodePrecondition, "changes[0].version", "must be at least %d, which is in force, is %d", d.version, ch.Version), nil
+		case ch.Version > d.version:
+			d.effects = append(d.effects, Effect{Kind: SetVersion, Version: ch.Version})
 		}
+		return nil, nil
+	case ledger.BeginRestore:
+		status, err := statusOf(d.state, ch.Store)
+		if err != nil {
+			return nil, err
+		}
+		if status != None {
+			return ledger.Reject(ledger.CodePrecondition, "changes[0].store", "the id %s was used for a store of this log already", ch.Store), nil
+		}
+		d.effects = append(d.effects, Effect{Kind: SetStore, Store: ch.Store, Status: Restoring})
+		return nil, nil
+	case ledger.EndRestore:
+		status, err := statusOf(d.state, ch.Store)
+		if err != nil {
+			return nil, err
+		}
+		if status != Restoring {
+			return ledger.Reject(ledger.CodePrecondition, "changes[0].store", "the store %s is not being restored", ch.Store), nil
+		}
+		e := Effect{Kind: SetStore, Store: ch.Store, Status: Live}
+		if ch.Deleted {
+			e.Status = Deleted
+		}
+		d.effects = append(d.effects, e)
 		return nil, nil
 	}
 	panic(fmt.Sprintf("decide: a command read by the ledger has a change of kind %d", ch.Kind))
