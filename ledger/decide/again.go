@@ -48,7 +48,7 @@ func Again(s State, store ledger.ID, at Place, e *ledger.Entry) (Record, error) 
 	case at.Revision > 0 && e.Time < at.Time:
 		return differs("its time is before that of revision %d", at.Revision)
 	case e.FoldVersion < 1 || e.FoldVersion > ledger.NewestFoldVersion:
-		return differs("it was decided under fold version %d; this program knows 1 to %d", e.FoldVersion, ledger.NewestFoldVersion)
+		return differs("it was decided under fold version %d, which this program does not know; a newer one may", e.FoldVersion)
 	}
 	if store != ledger.System {
 		s = &alone{s, store, at}

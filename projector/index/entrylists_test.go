@@ -15,7 +15,7 @@ import (
 // named returns the revisions of those entries that fit, up to one.
 func named(m *decide.Memory, store ledger.ID, to ledger.Revision, fits func(e *ledger.Entry, c *ledger.Command) bool) (revs []ledger.Revision) {
 	for _, e := range m.Entries(store)[:to] {
-		c, rejection := ledger.ReadCommand(e.Raw)
+		c, rejection := e.Command()
 		if rejection != nil {
 			c = &ledger.Command{}
 		}

@@ -816,7 +816,7 @@ func TestCommand(t *testing.T) {
 	m := w.memory(t, len(w.inputs))
 	found := 0
 	for _, in := range w.inputs {
-		c, rejection := ledger.ReadCommand(in.Raw, ledger.NewestFoldVersion)
+		c, rejection := ledger.ReadCommand(in.Raw, in.Version)
 		if rejection != nil {
 			continue
 		}

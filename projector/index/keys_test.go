@@ -116,8 +116,8 @@ func TestFormat(t *testing.T) {
 		{"seen", appendSeen(nil, decide.Seen{Content: [32]byte{7}, Revision: 300}), "\x07" + strings.Repeat("\x00", 31) + "\xac\x02"},
 		{"model value", appendModel(nil, ledger.ModelSource{ID: store, Kind: ledger.SourceDSL, Source: []byte("src"), Compiled: []byte("bin")}), "0123456789abcdef\x01\x03src\x03bin"},
 		{"store value", appendStoreRow(nil, &Head{Status: decide.Deleted, Name: "n", Admin: "ann", Created: 1, CreatedBy: 2, Deleted: 3, DeletedBy: 4}), "\x02\x01n\x03ann\x02\x02\x06\x04"},
-		{"position value", appendPosition(nil, ledger.Position{Log: ledger.UUID(store), Seq: 5, Before: [32]byte{4}, Chain: [32]byte{6}, Epoch: 7, Skipped: 9}, accumulator{8}),
-			"\x020123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09" + strings.Repeat("\x00", 31) + "\x08"},
+		{"position value", appendPosition(nil, ledger.Position{Log: ledger.UUID(store), Seq: 5, Before: [32]byte{4}, Chain: [32]byte{6}, Epoch: 7, Skipped: 9, Fold: 10}, accumulator{8}),
+			"\x020123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09\x0a" + strings.Repeat("\x00", 31) + "\x08"},
 		{"hashes value", (&head{Head: Head{Revision: 0}}).appendLeaf(nil, [32]byte{1}, 258), "\x01" + strings.Repeat("\x00", 37) + "\x01\x02"},
 	} {
 		if string(tt.got) != tt.want {

@@ -171,7 +171,7 @@ func newWorld(tb testing.TB, seed uint64, n int) *world {
 // position is where a replica stands after n messages of the world.
 func (w *world) position(n int, epoch uint64) ledger.Position {
 	chain := func(n int) ledger.Hash { return sha256.Sum256([]byte{byte(n), byte(n >> 8)}) }
-	return ledger.Position{Log: ledger.UUID{1}, Seq: uint64(n), Before: chain(n - 1), Chain: chain(n), Epoch: epoch}
+	return ledger.Position{Log: ledger.UUID{1}, Seq: uint64(n), Before: chain(n - 1), Chain: chain(n), Epoch: epoch, Fold: ledger.FoldVersion}
 }
 
 // fold folds the messages from where x stands up to number to, in batches whose sizes
