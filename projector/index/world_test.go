@@ -87,6 +87,13 @@ func bytes16(r *rand.Rand) (id [16]byte) {
 // grants, revokes, retries, conflicts, and bytes that are no command.
 func newWorld(tb testing.TB, seed uint64, n int) *world {
 	tb.Helper()
+	return newSteadyWorld(tb, seed, n, false)
+}
+
+// newSteadyWorld is newWorld, in which perhaps half of all is of the second store, which
+// stays.
+func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
+	tb.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
 	w := &world{}
 	compiled := companyModel(tb)
@@ -127,10 +134,13 @@ func newWorld(tb testing.TB, seed uint64, n int) *world {
 	create()
 	for range n {
 		store := w.stores[r.IntN(len(w.stores))]
+		if steady && r.IntN(2) == 0 {
+			store = w.stores[1]
+		}
 		switch k := r.IntN(100); {
 		case k < 2:
 			create()
-		case k < 3:
+		case k < 3 && !(steady && store == w.stores[1]):
 			system(ledger.Change{Kind: ledger.DeleteStore, Store: store})
 		case k < 5:
 			writeModel(store)
@@ -150,7 +160,7 @@ func newWorld(tb testing.TB, seed uint64, n int) *world {
 				Epoch: ledger.Epoch{Number: uint64(len(cuts)), Cuts: cuts}}}})
 			w.inputs[len(w.inputs)-1].Kind = ledger.EpochSubject
 		default:
-			c := ledger.Command{ID: bytes16(r), Store: store, Ticket: []string{"", "OPS-1", "OPS-2"}[r.IntN(3)]}
+			c := ledger.Command{ID: bytes16(r), Store: store, Ticket: []string{"", "OPS-1", "OPS-2"}[r.IntN(3)], Channel: []string{"", "console"}[r.IntN(2)]}
 			for _, i := range r.Perm(len(w.pool))[:1+r.IntN(4)] {
 				ch := ledger.Change{Kind: ledger.Grant, Tuple: w.pool[i]}
 				switch r.IntN(5) {

@@ -174,10 +174,10 @@ type ReplayRequest struct {
 	Follow bool `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
 	// Send each command's bytes as they came as well.
 	Raw bool `protobuf:"varint,5,opt,name=raw,proto3" json:"raw,omitempty"`
-	// The last revision wanted; 0: to the newest. Excludes follow.
+	// The last revision wanted, which must be in the log; 0: to the newest. Excludes follow.
 	To uint64 `protobuf:"varint,7,opt,name=to,proto3" json:"to,omitempty"`
 	// The last moment wanted: entries whose log time is after it are not sent. Excludes
-	// follow and to.
+	// follow and to. One before the store's first entry ends the stream at once.
 	ToTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=to_time,json=toTime,proto3" json:"to_time,omitempty"`
 	// Which entries to send; absent: all.
 	Filter        *EntryFilter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -307,7 +307,8 @@ type ReplayRequest_ResumeToken struct {
 }
 
 type ReplayRequest_FromTime struct {
-	// The first entry whose log time is not before this moment.
+	// The first entry whose log time is not before this moment. One before the store's
+	// first entry begins with that.
 	FromTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=from_time,json=fromTime,proto3,oneof"`
 }
 
@@ -318,18 +319,20 @@ func (*ReplayRequest_ResumeToken) isReplayRequest_Start() {}
 func (*ReplayRequest_FromTime) isReplayRequest_Start() {}
 
 // An EntryFilter says which entries are wanted: those that fit every field given. A
-// filter by actor, ticket, subject, object or a rejected outcome reads an index; others
-// look through all entries. Fields about changes (subject, object, type, relation, kinds)
-// must fit one and the same change.
+// filter by actor, ticket, subject, object or the rejected outcome alone reads an index;
+// others look through all entries. Fields about changes (subject, object, type, relation,
+// kinds) must fit one and the same change, whatever was decided about it. Bytes that are no
+// command have no ticket, channel or change.
 type EntryFilter struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Who asked.
 	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
 	// The ticket that asked for it.
 	Ticket string `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
-	// The subject of a grant or revoke: "user:ann", "group:eng#member", "user:*".
+	// The subject of a grant or revoke: "user:ann", "group:eng#member", "user:*". A type or
+	// relation that no model of the store has had is INVALID_ARGUMENT.
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The object of a grant or revoke, "type:id".
+	// The object of a grant or revoke, "type:id", of a type as below.
 	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
 	// The type of the object of a grant or revoke. One that no model of the store has had
 	// is INVALID_ARGUMENT.
@@ -337,15 +340,15 @@ type EntryFilter struct {
 	// The relation of a grant or revoke. One that no model of the store has had is
 	// INVALID_ARGUMENT.
 	Relation string `protobuf:"bytes,6,opt,name=relation,proto3" json:"relation,omitempty"`
-	// The kinds of change; none: all.
+	// The kinds of change, at most 100; none: all.
 	Kinds []EntryFilter_Kind `protobuf:"varint,7,rep,packed,name=kinds,proto3,enum=grantlog.v1.EntryFilter_Kind" json:"kinds,omitempty"`
-	// The outcomes; none: all.
+	// The outcomes, at most 100; none: all.
 	Outcomes []Outcome_Kind `protobuf:"varint,8,rep,packed,name=outcomes,proto3,enum=grantlog.v1.Outcome_Kind" json:"outcomes,omitempty"`
 	// Only those without a ticket.
 	WithoutTicket bool `protobuf:"varint,9,opt,name=without_ticket,json=withoutTicket,proto3" json:"without_ticket,omitempty"`
-	// Only those that came through one of these channels; none: all.
+	// Only those that came through one of these channels, at most 100; none: all.
 	Channels []string `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
-	// Only those that came through none of these channels; none: all.
+	// Only those that came through none of these channels, at most 100; none: all.
 	OutsideChannels []string `protobuf:"bytes,11,rep,name=outside_channels,json=outsideChannels,proto3" json:"outside_channels,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -461,10 +464,11 @@ func (x *EntryFilter) GetOutsideChannels() []string {
 // ReplayResponse is some entries in order.
 type ReplayResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The entries, 1 to 100 of them; none in an answer that only says caught_up.
+	// The entries, at most 100 of them; none in an answer that only says caught_up, or how
+	// far a filter has been held against entries without finding one.
 	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	// Continues after the last entry of this answer, or without any after the newest one
-	// applied here, at any replica of the log; it is also the token of that revision.
+	// Continues after all that was looked at for this answer and those before, at any replica
+	// of the log; it is also the token of the revision that was looked at last.
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// These are all the entries applied here at this moment. A stream that follows says
 	// it once, when it begins to wait.

@@ -54,10 +54,13 @@ const (
 // AuditServiceClient is a client for the grantlog.v1.AuditService service.
 type AuditServiceClient interface {
 	// Replay streams the entries of a store in order, from the first or from a given
-	// place, each exactly once; rejected commands and duplicates are among them.
+	// place, all or those that fit a filter, each exactly once; rejected commands and
+	// duplicates are among them.
 	//
 	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: the resume token is
-	// malformed or of another log or store. FAILED_PRECONDITION: the resume token is of
+	// malformed or of another log or store; the last revision wanted is not in the log; a
+	// moment is in the future; the filter names a type or relation that no model of the store
+	// has had, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest) (*connect.ServerStreamForClient[v1.ReplayResponse], error)
@@ -206,10 +209,13 @@ func (c *auditServiceClient) Export(ctx context.Context, req *v1.ExportRequest) 
 // AuditServiceHandler is an implementation of the grantlog.v1.AuditService service.
 type AuditServiceHandler interface {
 	// Replay streams the entries of a store in order, from the first or from a given
-	// place, each exactly once; rejected commands and duplicates are among them.
+	// place, all or those that fit a filter, each exactly once; rejected commands and
+	// duplicates are among them.
 	//
 	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: the resume token is
-	// malformed or of another log or store. FAILED_PRECONDITION: the resume token is of
+	// malformed or of another log or store; the last revision wanted is not in the log; a
+	// moment is in the future; the filter names a type or relation that no model of the store
+	// has had, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest, *connect.ServerStream[v1.ReplayResponse]) error
