@@ -68,7 +68,7 @@ func (s *Server) replay(ctx context.Context, req *pb.ReplayRequest, send func(*p
 		if err != nil {
 			return err
 		}
-		if len(answer.Entries) > 0 || answer.CaughtUp || r.next > r.to || r.next-r.told >= progressEntries || time.Since(r.toldAt) >= progressEvery {
+		if len(answer.Entries) > 0 || answer.CaughtUp || r.next > r.to || r.next-r.told >= s.searchFor || time.Since(r.toldAt) >= progressEvery {
 			if err := send(answer); err != nil {
 				return err
 			}
@@ -79,7 +79,7 @@ func (s *Server) replay(ctx context.Context, req *pb.ReplayRequest, send func(*p
 		case r.next > r.to, end && !req.Follow:
 			return nil
 		case end:
-			if err := s.awaitEntry(ctx, r.store, r.next); err != nil {
+			if err := s.awaitEntry(ctx, r); err != nil {
 				return err
 			}
 		}
@@ -198,8 +198,8 @@ func (s *Server) readEntries(ctx context.Context, r *replaying) (answer *pb.Repl
 	v.Stop = ctx.Err
 	answer = &pb.ReplayResponse{}
 	began, first, size := time.Now(), r.next, 0
-	for full := false; !full && r.next <= min(r.to, v.Revision()) && r.next-first < progressEntries && time.Since(began) < progressEvery; {
-		r.next, err = r.search.Step(v, r.next, r.to, searchStep, func(e *ledger.Entry) bool {
+	for full := false; !full && r.next <= min(r.to, v.Revision()) && r.next-first < s.searchFor && time.Since(began) < progressEvery; {
+		r.next, err = r.search.Step(v, r.next, r.to, min(searchStep, int(s.searchFor)), func(e *ledger.Entry) bool {
 			if e.Time < r.fromTime {
 				return true
 			}
@@ -336,18 +336,27 @@ func readKinds[M interface {
 	return list, nil
 }
 
-// awaitEntry returns once the store has the revision, or ctx or the server ends, or
-// the replica is quarantined.
-func (s *Server) awaitEntry(ctx context.Context, store ledger.ID, rev ledger.Revision) error {
+// awaitEntry returns once the store has the next entry, or it is time to tell the caller
+// how far the stream got; or ctx or the server ends, or the replica is quarantined.
+func (s *Server) awaitEntry(ctx context.Context, r *replaying) error {
 	wait, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if r.next > r.told {
+		var stop context.CancelFunc
+		wait, stop = context.WithDeadline(wait, r.toldAt.Add(progressEvery))
+		defer stop()
+	}
 	defer context.AfterFunc(s.serving, cancel)()
-	err := s.cfg.Projector.Await(wait, store, rev)
+	err := s.cfg.Projector.Await(wait, r.store, r.next)
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil && s.serving.Err() != nil:
+	case s.serving.Err() != nil:
 		return errEnding
+	case wait.Err() != nil && !ledger.IsQuarantine(err):
+		return nil
 	}
 	return err
 }

@@ -76,7 +76,12 @@ type clients struct {
 
 func newNode(t testing.TB, change ...func(*Config)) *node {
 	t.Helper()
-	log := ledgertest.NewLog(t)
+	return newReplica(t, ledgertest.NewLog(t), change...)
+}
+
+// newReplica returns a node on a log that others may be on.
+func newReplica(t testing.TB, log *ledgertest.Log, change ...func(*Config)) *node {
+	t.Helper()
 	metrics := NewMetrics()
 	quiet := slog.New(slog.DiscardHandler)
 	p, err := projector.Open(projector.Config{

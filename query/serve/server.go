@@ -71,6 +71,8 @@ type Server struct {
 	caughtUp atomic.Bool     // the replica has once folded all that the log held
 	serving  context.Context // done when Serve begins to end; streams that follow end then
 	end      context.CancelFunc
+
+	searchFor ledger.Revision // entries a stream looks at before it says how far it got
 }
 
 var (
@@ -102,7 +104,7 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg}
+	s := &Server{cfg: cfg, searchFor: progressEntries}
 	s.serving, s.end = context.WithCancel(context.Background())
 	cfg.Metrics.watch(cfg.Projector)
 
