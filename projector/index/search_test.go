@@ -53,7 +53,7 @@ func randomFilter(r *rand.Rand, pool []tuple.Tuple) (f query.EntryFilter) {
 func fits(f query.EntryFilter, e ledger.Entry) bool {
 	var c ledger.Command
 	if e.Origin.Actor != "" {
-		if read, rejection := ledger.ReadCommand(e.Raw); rejection == nil {
+		if read, rejection := ledger.ReadCommand(e.Raw, e.FoldVersion); rejection == nil {
 			c = *read
 		}
 	}

@@ -239,6 +239,8 @@ var changeKinds = map[pb.EntryFilter_Kind]ledger.ChangeKind{
 	pb.EntryFilter_DELETE_STORE:  ledger.DeleteStore,
 	pb.EntryFilter_ADVANCE_EPOCH: ledger.AdvanceEpoch,
 	pb.EntryFilter_ACTIVATE:      ledger.Activate,
+	pb.EntryFilter_BEGIN_RESTORE: ledger.BeginRestore,
+	pb.EntryFilter_END_RESTORE:   ledger.EndRestore,
 }
 
 var outcomeKinds = map[pb.Outcome_Kind]ledger.OutcomeKind{

@@ -42,6 +42,10 @@ const (
 	EntryFilter_ADVANCE_EPOCH EntryFilter_Kind = 6
 	// Fold versions; in the store "system".
 	EntryFilter_ACTIVATE EntryFilter_Kind = 7
+	// Room made for stores from bundles; in the store "system".
+	EntryFilter_BEGIN_RESTORE EntryFilter_Kind = 8
+	// Restored stores opened; in the store "system".
+	EntryFilter_END_RESTORE EntryFilter_Kind = 9
 )
 
 // Enum value maps for EntryFilter_Kind.
@@ -55,6 +59,8 @@ var (
 		5: "DELETE_STORE",
 		6: "ADVANCE_EPOCH",
 		7: "ACTIVATE",
+		8: "BEGIN_RESTORE",
+		9: "END_RESTORE",
 	}
 	EntryFilter_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -65,6 +71,8 @@ var (
 		"DELETE_STORE":     5,
 		"ADVANCE_EPOCH":    6,
 		"ACTIVATE":         7,
+		"BEGIN_RESTORE":    8,
+		"END_RESTORE":      9,
 	}
 )
 
@@ -781,7 +789,7 @@ const file_grantlog_v1_audit_proto_rawDesc = "" +
 	"\x02to\x18\a \x01(\x04R\x02to\x123\n" +
 	"\ato_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06toTime\x120\n" +
 	"\x06filter\x18\t \x01(\v2\x18.grantlog.v1.EntryFilterR\x06filterB\a\n" +
-	"\x05start\"\x83\x04\n" +
+	"\x05start\"\xa7\x04\n" +
 	"\vEntryFilter\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\tR\x06ticket\x12\x18\n" +
@@ -794,7 +802,7 @@ const file_grantlog_v1_audit_proto_rawDesc = "" +
 	"\x0ewithout_ticket\x18\t \x01(\bR\rwithoutTicket\x12\x1a\n" +
 	"\bchannels\x18\n" +
 	" \x03(\tR\bchannels\x12)\n" +
-	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\x89\x01\n" +
+	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\xad\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05GRANT\x10\x01\x12\n" +
@@ -804,7 +812,9 @@ const file_grantlog_v1_audit_proto_rawDesc = "" +
 	"\fCREATE_STORE\x10\x04\x12\x10\n" +
 	"\fDELETE_STORE\x10\x05\x12\x11\n" +
 	"\rADVANCE_EPOCH\x10\x06\x12\f\n" +
-	"\bACTIVATE\x10\a\"~\n" +
+	"\bACTIVATE\x10\a\x12\x11\n" +
+	"\rBEGIN_RESTORE\x10\b\x12\x0f\n" +
+	"\vEND_RESTORE\x10\t\"~\n" +
 	"\x0eReplayResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.grantlog.v1.EntryR\aentries\x12!\n" +
 	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\x12\x1b\n" +
