@@ -12,6 +12,7 @@ import (
 	"github.com/grantlog/grantlog/projector"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query"
+	"github.com/grantlog/grantlog/query/audit"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -131,6 +132,13 @@ func faultOf(err error) fault {
 	case errors.As(err, &behind):
 		f = known(connect.CodeUnavailable)
 		f.detail = &pb.Behind{Applied: uint64(behind.applied)}
+		return f
+	case errors.Is(err, audit.ErrOtherPast), errors.Is(err, audit.ErrSigned):
+		// Which is for the operator to put right; the server's log has the rest.
+		f.code, f.message = connect.CodeDataLoss, audit.ErrSigned.Error()
+		if errors.Is(err, audit.ErrOtherPast) {
+			f.message = err.Error()
+		}
 		return f
 	case errors.Is(err, ledger.ErrUnavailable), errors.Is(err, ledger.ErrRefused), ledger.IsQuarantine(err):
 		return known(connect.CodeUnavailable)

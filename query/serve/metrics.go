@@ -1,12 +1,14 @@
 package serve
 
 import (
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/projector"
+	"github.com/grantlog/grantlog/query/audit"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -21,6 +23,7 @@ type Metrics struct {
 	commands         *prometheus.CounterVec
 	checks           [checkResults]prometheus.Observer
 	lists            *prometheus.HistogramVec
+	checkpoints      *prometheus.CounterVec
 	envelopeBytes    prometheus.Histogram
 	envelopeCommands prometheus.Histogram
 }
@@ -68,7 +71,14 @@ func NewMetrics() *Metrics {
 	for _, kind := range []ledger.OutcomeKind{ledger.Applied, ledger.Rejected, ledger.Duplicate} {
 		m.commands.WithLabelValues(kind.String()) // there from the start, at 0
 	}
-	m.registry.MustRegister(m.commands, checks, m.lists, m.envelopeBytes, m.envelopeCommands, statusCollector{m},
+	m.checkpoints = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "grantlog_checkpoints_total",
+		Help: "Checkpoints asked of this replica's signing key, by result: signed, refused (what it signed before does not fit), or error.",
+	}, []string{"result"})
+	for _, result := range []string{"signed", "refused", "error"} {
+		m.checkpoints.WithLabelValues(result)
+	}
+	m.registry.MustRegister(m.commands, checks, m.lists, m.checkpoints, m.envelopeBytes, m.envelopeCommands, statusCollector{m},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), collectors.NewBuildInfoCollector())
 	return m
 }
@@ -101,6 +111,17 @@ func (m *Metrics) list(of string, err error, took time.Duration) {
 		result = "error"
 	}
 	m.lists.WithLabelValues(of, result).Observe(took.Seconds())
+}
+
+func (m *Metrics) checkpoint(err error) {
+	result := "signed"
+	switch {
+	case errors.Is(err, audit.ErrOtherPast), errors.Is(err, audit.ErrSigned):
+		result = "refused"
+	case err != nil:
+		result = "error"
+	}
+	m.checkpoints.WithLabelValues(result).Inc()
 }
 
 func (m *Metrics) watch(p *projector.Projector) { m.projector.Store(p) }

@@ -19,15 +19,6 @@ func (s *Server) History(context.Context, *pb.HistoryRequest, *connect.ServerStr
 func (s *Server) Report(context.Context, *pb.ReportRequest, *connect.ServerStream[pb.ReportResponse]) error {
 	return errPending
 }
-func (s *Server) Checkpoint(context.Context, *pb.CheckpointRequest) (*pb.CheckpointResponse, error) {
-	return nil, errPending
-}
-func (s *Server) ProveInclusion(context.Context, *pb.ProveInclusionRequest) (*pb.ProveInclusionResponse, error) {
-	return nil, errPending
-}
-func (s *Server) ProveConsistency(context.Context, *pb.ProveConsistencyRequest) (*pb.ProveConsistencyResponse, error) {
-	return nil, errPending
-}
 func (s *Server) Export(context.Context, *pb.ExportRequest, *connect.ServerStream[pb.ExportResponse]) error {
 	return errPending
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"github.com/grantlog/grantlog/query"
+	"github.com/grantlog/grantlog/query/audit"
 )
 
 // Limits of requests and of the server's patience.
@@ -55,6 +56,10 @@ type Config struct {
 
 	// Models bounds the models that are written through this server.
 	Models dsl.Limits
+
+	// Signer signs checkpoints; nil on a replica that has no key. The caller closes it
+	// after the server.
+	Signer *audit.Signer
 
 	// MaxWait is how long a request waits for a decision or for its freshness if its
 	// caller sets no earlier deadline; 30 seconds if zero.

@@ -72,13 +72,15 @@ type CheckpointResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The note, as C2SP tlog-checkpoint describes it: origin, size, root, signature.
 	Note string `protobuf:"bytes,1,opt,name=note,proto3" json:"note,omitempty"`
-	// The public key of the note's signature, as C2SP signed-note writes it. An auditor
-	// has it from elsewhere, and compares.
+	// The public key, as keygen printed it. An auditor has it from elsewhere, and compares.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// The size of the tree: the revision that the checkpoint is of.
 	Size uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	// The root of the tree, 32 bytes.
-	Root          []byte `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	Root []byte `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`
+	// The same public key under the note's origin, as C2SP signed-note writes it: what
+	// other tools verify the note with.
+	StoreKey      string `protobuf:"bytes,5,opt,name=store_key,json=storeKey,proto3" json:"store_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -141,6 +143,13 @@ func (x *CheckpointResponse) GetRoot() []byte {
 	return nil
 }
 
+func (x *CheckpointResponse) GetStoreKey() string {
+	if x != nil {
+		return x.StoreKey
+	}
+	return ""
+}
+
 // ProveInclusionRequest names an entry and a tree.
 type ProveInclusionRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -148,7 +157,7 @@ type ProveInclusionRequest struct {
 	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
 	// The entry's revision, 1 to size.
 	Revision uint64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The size of the tree, at most what is applied here; 0: what is applied here.
+	// The size of the tree, a revision of the store; 0: the newest applied here.
 	Size          uint64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -294,7 +303,7 @@ type ProveConsistencyRequest struct {
 	Store string `protobuf:"bytes,1,opt,name=store,proto3" json:"store,omitempty"`
 	// The size of the smaller tree, at least 1.
 	From uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
-	// The size of the greater one, at most what is applied here; 0: what is applied here.
+	// The size of the greater one, a revision of the store; 0: the newest applied here.
 	To            uint64 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -558,12 +567,13 @@ const file_grantlog_v1_proof_proto_rawDesc = "" +
 	"\n" +
 	"\x17grantlog/v1/proof.proto\x12\vgrantlog.v1\")\n" +
 	"\x11CheckpointRequest\x12\x14\n" +
-	"\x05store\x18\x01 \x01(\tR\x05store\"b\n" +
+	"\x05store\x18\x01 \x01(\tR\x05store\"\x7f\n" +
 	"\x12CheckpointResponse\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x12\n" +
 	"\x04size\x18\x03 \x01(\x04R\x04size\x12\x12\n" +
-	"\x04root\x18\x04 \x01(\fR\x04root\"]\n" +
+	"\x04root\x18\x04 \x01(\fR\x04root\x12\x1b\n" +
+	"\tstore_key\x18\x05 \x01(\tR\bstoreKey\"]\n" +
 	"\x15ProveInclusionRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x12\n" +

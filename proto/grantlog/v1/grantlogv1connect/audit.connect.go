@@ -76,8 +76,10 @@ type AuditServiceClient interface {
 	// Checkpoint returns the newest signed checkpoint of a store's tree; the signer signs
 	// one for what it has applied.
 	//
-	// FAILED_PRECONDITION: this replica has no signer's key, or the tree is not the one
-	// that was signed before.
+	// FAILED_PRECONDITION: this replica has no signing key. UNAVAILABLE: it has applied
+	// less than was signed before. DATA_LOSS: what was signed before is not the past of
+	// this tree, or the record of it is damaged; nothing is signed until an operator has
+	// looked.
 	Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error)
 	// ProveInclusion proves that an entry is in the tree of a size.
 	ProveInclusion(context.Context, *v1.ProveInclusionRequest) (*v1.ProveInclusionResponse, error)
@@ -231,8 +233,10 @@ type AuditServiceHandler interface {
 	// Checkpoint returns the newest signed checkpoint of a store's tree; the signer signs
 	// one for what it has applied.
 	//
-	// FAILED_PRECONDITION: this replica has no signer's key, or the tree is not the one
-	// that was signed before.
+	// FAILED_PRECONDITION: this replica has no signing key. UNAVAILABLE: it has applied
+	// less than was signed before. DATA_LOSS: what was signed before is not the past of
+	// this tree, or the record of it is damaged; nothing is signed until an operator has
+	// looked.
 	Checkpoint(context.Context, *v1.CheckpointRequest) (*v1.CheckpointResponse, error)
 	// ProveInclusion proves that an entry is in the tree of a size.
 	ProveInclusion(context.Context, *v1.ProveInclusionRequest) (*v1.ProveInclusionResponse, error)
