@@ -1,6 +1,8 @@
 package index_test
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -239,14 +241,12 @@ func TestSearchControl(t *testing.T) {
 	}
 }
 
-// searchStore folds n entries of which every n/10th has a name of its own in every field
-// that is indexed: it is a grant to user:rare on document:rare by rare under RARE, and is
-// rejected in a store without a model. The others are versions, of one object if they are
-// told to be, beside the rare ones: a tuple of the rare subject on an object that all have
-// a grant on.
-func searchStore(tb testing.TB, n int) (*index.Index, ledger.ID) {
+// searchStore folds n entries. Ten of them, spread over all, are the rare ones: asked for
+// by an actor, under a ticket, on an object and for a subject that no other has; one is
+// granted, four find things as they want them, five are rejected. All others are grants on
+// one object to a subject each.
+func searchStore(tb testing.TB, x *index.Index, n int) ledger.ID {
 	tb.Helper()
-	x := index.OpenForTest(tb, vfs.NewMem())
 	store := ledger.ID{7}
 	batch := x.NewBatch()
 	for i := range n {
@@ -259,11 +259,11 @@ func searchStore(tb testing.TB, n int) (*index.Index, ledger.ID) {
 			actor, c.Ticket = "rare", "RARE"
 			c.Changes[0].Tuple.Subject.ID = "rare"
 			c.Changes[0].Tuple.Object.ID = "rare"
-			if record.Outcome = (ledger.Outcome{Kind: ledger.Rejected, Rejection: ledger.Reject(ledger.CodeInvalid, "x", "y")}); i%2 == 1 {
+			switch k := i / (n / 10); {
+			case k >= 5:
+				record.Outcome = ledger.Outcome{Kind: ledger.Rejected, Rejection: ledger.Reject(ledger.CodeInvalid, "x", "y")}
+			case k > 0:
 				record.Outcome = ledger.Outcome{Kind: ledger.Applied}
-			}
-			if i == 5 {
-				record.Outcome = ledger.Outcome{Kind: ledger.Applied, Effective: 1}
 			}
 		}
 		if record.Outcome.Effective == 1 {
@@ -281,23 +281,24 @@ func searchStore(tb testing.TB, n int) (*index.Index, ledger.ID) {
 			}
 		}
 	}
-	return x, store
+	return store
 }
 
-// rareFilters are filters that an index answers; those of two fields have one that all
-// but a few entries fit.
+// rareFilters are filters that an index answers; the last have a field that all but ten
+// entries fit.
 var rareFilters = []struct {
 	name   string
 	filter query.EntryFilter
+	found  int
 }{
-	{"actor", query.EntryFilter{Actor: "rare"}},
-	{"ticket", query.EntryFilter{Ticket: "RARE"}},
-	{"object", query.EntryFilter{Object: tuple.Object{Type: "document", ID: "rare"}}},
-	{"subject", query.EntryFilter{Subject: tuple.Subject{Type: "user", ID: "rare"}}},
-	{"rejected", query.EntryFilter{Outcomes: []ledger.OutcomeKind{ledger.Rejected}}},
-	{"rare subject, usual object", query.EntryFilter{Subject: tuple.Subject{Type: "user", ID: "77"}, Object: tuple.Object{Type: "document", ID: "usual"}}},
-	{"rare ticket, usual object", query.EntryFilter{Ticket: "RARE", Object: tuple.Object{Type: "document", ID: "usual"}}},
-	{"usual actor, rare subject", query.EntryFilter{Actor: "usual", Subject: tuple.Subject{Type: "user", ID: "77"}}},
+	{"actor", query.EntryFilter{Actor: "rare"}, 10},
+	{"ticket", query.EntryFilter{Ticket: "RARE"}, 10},
+	{"object", query.EntryFilter{Object: tuple.Object{Type: "document", ID: "rare"}}, 10},
+	{"subject", query.EntryFilter{Subject: tuple.Subject{Type: "user", ID: "rare"}}, 10},
+	{"rejected", query.EntryFilter{Outcomes: []ledger.OutcomeKind{ledger.Rejected}}, 5},
+	{"one subject of the usual object", query.EntryFilter{Subject: tuple.Subject{Type: "user", ID: "77"}, Object: tuple.Object{Type: "document", ID: "usual"}}, 1},
+	{"rare ticket, usual object", query.EntryFilter{Ticket: "RARE", Object: tuple.Object{Type: "document", ID: "usual"}}, 0},
+	{"usual actor, one subject", query.EntryFilter{Actor: "usual", Subject: tuple.Subject{Type: "user", ID: "77"}}, 1},
 }
 
 func search(tb testing.TB, v *index.View, f query.EntryFilter) (found int) {
@@ -314,7 +315,8 @@ func search(tb testing.TB, v *index.View, f query.EntryFilter) (found int) {
 
 // TestSearchReads: to find 10 entries of 100,000, some hundred rows are read at most.
 func TestSearchReads(t *testing.T) {
-	x, store := searchStore(t, 100_000)
+	x := index.OpenForTest(t, vfs.NewMem())
+	store := searchStore(t, x, 100_000)
 	for _, tt := range rareFilters {
 		v, err := x.View(store, 0)
 		if err != nil {
@@ -322,8 +324,8 @@ func TestSearchReads(t *testing.T) {
 		}
 		before := v.Steps()
 		found := search(t, v, tt.filter)
-		if n := v.Steps() - before; n > 600 || n < found {
-			t.Errorf("%s: %d rows for %d entries", tt.name, n, found)
+		if n := v.Steps() - before; n > 600 || n < found || found != tt.found {
+			t.Errorf("%s: %d rows for %d entries, want %d", tt.name, n, found, tt.found)
 		}
 		v.Close()
 	}
@@ -337,4 +339,42 @@ func TestSearchReads(t *testing.T) {
 	if found := search(t, v, query.EntryFilter{OutsideChannels: []string{"console"}, Relation: "owner"}); found != 0 || v.Steps()-before < 100_000 {
 		t.Errorf("a scan finds %d entries in %d rows", found, v.Steps()-before)
 	}
+}
+
+var replayEntries = flag.Int("replay-entries", 1_000_000, "entries of the store that BenchmarkReplayFilter searches")
+
+// BenchmarkReplayFilter finds the entries that fit a filter, 10 of all or fewer, and
+// measures a scan of all beside it.
+func BenchmarkReplayFilter(b *testing.B) {
+	x, err := index.Open(index.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer x.Close()
+	store := searchStore(b, x, *replayEntries)
+	if err := x.Settle(context.Background()); err != nil {
+		b.Fatal(err)
+	}
+	v, err := x.View(store, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer v.Close()
+	for _, bb := range rareFilters {
+		b.Run(bb.name, func(b *testing.B) {
+			for b.Loop() {
+				if found := search(b, v, bb.filter); found != bb.found {
+					b.Fatalf("%d entries, want %d", found, bb.found)
+				}
+			}
+		})
+	}
+	b.Run("scan", func(b *testing.B) {
+		for b.Loop() {
+			if found := search(b, v, query.EntryFilter{Relation: "owner"}); found != 0 {
+				b.Fatalf("%d entries, want none", found)
+			}
+		}
+		b.ReportMetric(float64(b.N)*float64(*replayEntries)/b.Elapsed().Seconds(), "entries/s")
+	})
 }
