@@ -114,11 +114,20 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 		}
 	}
 	v, err := p.index.View(store, rev)
-	if err == nil && v.Status() == decide.Restoring {
-		v.Close()
-		return nil, fmt.Errorf("store %s is being restored, and answers nothing yet: %w", store, ledger.ErrNotFound)
+	if err != nil {
+		return nil, err
 	}
-	return v, err
+	switch v.Status() {
+	case decide.Restoring:
+		err = fmt.Errorf("store %s is being restored, and answers nothing yet: %w", store, ledger.ErrNotFound)
+	case decide.GivenUp:
+		err = fmt.Errorf("store %s was deleted before it was restored: %w", store, ledger.ErrNotFound)
+	}
+	if err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
 }
 
 // Await returns once the store's revision is folded here. It fails with an

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -28,20 +29,49 @@ func (p *Projector) Activate(ctx context.Context, version uint64, actor, reason,
 	if p.Fold() >= version {
 		return nil
 	}
-	c := &ledger.Command{ID: ledger.NewUUID(), Store: ledger.System, Reason: reason, Ticket: ticket,
-		Changes: []ledger.Change{{Kind: ledger.Activate, Version: version}}}
-	if r := c.Validate(); r != nil {
-		return r
+	seq, err := appendActivate(ctx, p.cfg, p.Ready, version, actor, reason, ticket)
+	if err != nil {
+		return err
 	}
-	origin := ledger.Origin{Actor: actor, Method: ledger.MethodNone}
-	data := ledger.AppendEnvelope(nil, []ledger.Enclosed{{Origin: origin, Raw: ledger.AppendCommand(nil, c)}})
-	if err := p.append(ctx, ledger.ActivateSubject, "", data); err != nil {
-		return fmt.Errorf("activate fold version %d: %w", version, err)
+	if err := p.folded(ctx, seq); err != nil {
+		return err
 	}
 	if now := p.Fold(); now < version {
 		return fmt.Errorf("fold version %d was asked for, and %d is in force", version, now)
 	}
 	return nil
+}
+
+// Activate is the method for an operator who may publish what a server may not: it
+// appends to the log of cfg, and waits for nothing else. The log must have been folded by
+// somebody who saw that the version is not in force.
+func Activate(ctx context.Context, cfg Config, version uint64, actor, reason, ticket string) error {
+	if cfg.Shard == "" {
+		cfg.Shard = "main"
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.Default()
+	}
+	_, err := appendActivate(ctx, cfg, func() error { return nil }, version, actor, reason, ticket)
+	return err
+}
+
+func appendActivate(ctx context.Context, cfg Config, ready func() error, version uint64, actor, reason, ticket string) (uint64, error) {
+	c := &ledger.Command{ID: ledger.NewUUID(), Store: ledger.System, Reason: reason, Ticket: ticket,
+		Changes: []ledger.Change{{Kind: ledger.Activate, Version: version}}}
+	if r := c.Validate(); r != nil {
+		return 0, r
+	}
+	if r := ledger.CheckText("actor", actor, 1, ledger.MaxLabel); r != nil {
+		return 0, r
+	}
+	origin := ledger.Origin{Actor: actor, Method: ledger.MethodNone}
+	data := ledger.AppendEnvelope(nil, []ledger.Enclosed{{Origin: origin, Raw: ledger.AppendCommand(nil, c)}})
+	seq, err := appendAgain(ctx, cfg, ready, ledger.Subject(cfg.Shard, ledger.ActivateSubject, ""), data)
+	if err != nil {
+		err = fmt.Errorf("activate fold version %d: %w", version, err)
+	}
+	return seq, err
 }
 
 // Fold returns the fold version in force, as far as the log is folded here.
@@ -113,8 +143,12 @@ func (p *Projector) restore(ctx context.Context, store ledger.ID, group [][]byte
 		return err
 	}
 	data := ledger.AppendRestore(nil, ledger.Restored{Store: store, Entries: group})
-	if err := p.append(ctx, ledger.EdgeSubject, p.cfg.Node, data); err != nil {
+	seq, err := appendAgain(ctx, p.cfg, p.Ready, ledger.Subject(p.cfg.Shard, ledger.EdgeSubject, p.cfg.Node), data)
+	if err != nil {
 		return fmt.Errorf("restore up to revision %d: %w", e.Revision, err)
+	}
+	if err := p.folded(ctx, seq); err != nil {
+		return err
 	}
 	h, _ := p.index.Head(store)
 	if h.Revision >= e.Revision {
@@ -160,29 +194,33 @@ func (p *Projector) refused(store ledger.ID, reason string) {
 	}
 }
 
-// append stores a message whose copies do no harm, and returns once it is folded here. If
-// the answer is lost it is sent again, as a [ledger.Ledger] does with commands.
-func (p *Projector) append(ctx context.Context, kind ledger.SubjectKind, name string, data []byte) error {
-	subject := ledger.Subject(p.cfg.Shard, kind, name)
+// folded waits until the message is folded here.
+func (p *Projector) folded(ctx context.Context, seq uint64) error {
+	return p.waitFor(ctx, fmt.Sprintf("sequence %d is not folded here yet", seq), func() bool { return p.applied.Load() >= seq })
+}
+
+// appendAgain stores a message whose copies do no harm. If the answer is lost it is sent
+// again, as a [ledger.Ledger] does with commands. The sequence is that of the last copy.
+func appendAgain(ctx context.Context, cfg Config, ready func() error, subject string, data []byte) (uint64, error) {
 	deadline := time.Now().Add(restoreRetry)
 	var lost error
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 2*time.Second) {
-		if err := p.Ready(); err != nil {
-			return err
+		if err := ready(); err != nil {
+			return 0, err
 		}
-		seq, err := p.cfg.Log.Append(ctx, subject, data)
+		seq, err := cfg.Log.Append(ctx, subject, data)
 		switch {
 		case err == nil:
-			return p.waitFor(ctx, fmt.Sprintf("sequence %d is not folded here yet", seq), func() bool { return p.applied.Load() >= seq })
+			return seq, nil
 		case errors.Is(err, ledger.ErrRefused) && lost == nil:
-			return err
+			return 0, err
 		case !errors.Is(err, ledger.ErrRefused):
 			lost = err
 		}
 		if ctx.Err() != nil || time.Now().After(deadline) {
-			return fmt.Errorf("%w: the log's answer was lost: %w", ledger.ErrUnavailable, lost)
+			return 0, fmt.Errorf("%w: the log's answer was lost: %w", ledger.ErrUnavailable, lost)
 		}
-		p.cfg.Logger.Warn("append: no definite answer; sending again", "error", err)
+		cfg.Logger.Warn("append: no definite answer; sending again", "error", err)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
