@@ -74,7 +74,6 @@ type Projector struct {
 	stopFold func()
 	changed  chan struct{}
 	watchers map[ledger.Key][]chan ledger.Decided
-	restores map[ledger.ID]string // of each store that Restore runs for, why entries were not taken last
 	closed   bool
 }
 
@@ -136,7 +135,6 @@ func Open(cfg Config) (*Projector, error) {
 		barrier:  ledger.NewBarrier(cfg.Log, cfg.Shard, cfg.Node),
 		changed:  make(chan struct{}),
 		watchers: make(map[ledger.Key][]chan ledger.Decided),
-		restores: make(map[ledger.ID]string),
 	}
 	p.applied.Store(x.Position().Seq)
 	p.head.Store(x.Position().Seq)

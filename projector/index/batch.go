@@ -26,13 +26,13 @@ type Batch struct {
 	x        *Index
 	rows     *pebble.Batch
 	r        *readers // what is committed
-	tables   *readers // of that, what is in tables; nil until needed, see find
+	tables   *readers // of that, what is in tables; nil until needed, see finder
 	sum      accumulator
 	epoch    uint64
 	fold     uint64
 	entries  int
 	heads    map[ledger.ID]*head         // of the stores that have new entries: own copies
-	versions map[string]batchVersion     // of tuples, by the prefix of their forward key
+	versions map[string]*batchVersion    // newest of tuples, by the prefix of their forward key
 	commands map[string]decide.Seen      // ids claimed, by key
 	models   []*modelAt                  // written, parsed
 	restored map[ledger.ID][]ledger.Hash // leaves of the newest entries of stores that are restoring
@@ -44,11 +44,11 @@ type Batch struct {
 	subjects            []tuple.Subject
 }
 
-// batchVersion is the newest version that the batch has written of a tuple.
+// batchVersion is the newest version of a tuple that the batch has found or written.
 type batchVersion struct {
-	rev   ledger.Revision
-	live  bool
-	grant model.Grant
+	rev     ledger.Revision // 0: there is none
+	value   []byte
+	written bool
 }
 
 var _ decide.State = (*Batch)(nil)
@@ -66,7 +66,7 @@ func (x *Index) NewBatch() *Batch {
 		x: x, rows: x.db.NewBatch(), r: &readers{db: x.db, options: &iterOptions}, sum: x.sum, epoch: x.position.Epoch,
 		fold:     max(x.position.Fold, ledger.FoldVersion),
 		heads:    make(map[ledger.ID]*head),
-		versions: make(map[string]batchVersion),
+		versions: make(map[string]*batchVersion),
 		commands: make(map[string]decide.Seen),
 		restored: make(map[ledger.ID][]ledger.Hash),
 	}
@@ -181,14 +181,33 @@ func (b *Batch) Model(store, id ledger.ID) (*model.Model, error) {
 // Grant implements [decide.State].
 func (b *Batch) Grant(store ledger.ID, t tuple.Tuple) (model.Grant, bool, error) {
 	b.key = appendForward(b.key[:0], store, t, 1<<64-1)
-	if v, ok := b.versions[string(b.key[:len(b.key)-versioned])]; ok {
-		return v.grant, v.live, nil
-	}
-	value, err := b.find(b.key)
-	if err != nil || value == nil {
+	v, err := b.newest(b.key)
+	if err != nil || v.rev == 0 {
 		return model.Grant{}, false, err
 	}
-	return decodeVersion(value)
+	return decodeVersion(v.value)
+}
+
+// newest returns the newest version of the tuple whose forward key this is.
+func (b *Batch) newest(key []byte) (*batchVersion, error) {
+	prefix := key[:len(key)-versioned]
+	if v := b.versions[string(prefix)]; v != nil {
+		return v, nil
+	}
+	r, err := b.finder(key)
+	if err != nil {
+		return nil, err
+	}
+	value, err := r.find(key)
+	if err != nil {
+		return nil, err
+	}
+	v := &batchVersion{}
+	if value != nil {
+		v.rev, v.value = version(r.point.Key()), bytes.Clone(value)
+	}
+	b.versions[string(prefix)] = v
+	return v, nil
 }
 
 // Command implements [decide.State].
@@ -197,7 +216,11 @@ func (b *Batch) Command(store ledger.ID, actor string, id ledger.UUID) (decide.S
 	if seen, ok := b.commands[string(b.key)]; ok {
 		return seen, true, nil
 	}
-	value, err := b.find(b.key)
+	r, err := b.finder(b.key)
+	if err != nil {
+		return decide.Seen{}, false, err
+	}
+	value, err := r.find(b.key)
 	if err != nil || value == nil {
 		return decide.Seen{}, false, err
 	}
@@ -390,19 +413,24 @@ func (b *Batch) apply(h *head, e *decide.Effect, rev ledger.Revision, time int64
 
 // setTuple writes both rows of a tuple's version.
 func (b *Batch) setTuple(store ledger.ID, e *decide.Effect, rev ledger.Revision) error {
-	if e.Live {
-		b.value = appendGrant(b.value[:0], e.Grant)
-	} else {
-		b.value = append(b.value[:0], revoked...)
-	}
 	b.key = appendForward(b.key[:0], store, e.Tuple, rev)
-	prefix := b.key[:len(b.key)-versioned]
-	if b.versions[string(prefix)].rev == rev {
-		panic("index: one entry writes two versions of a tuple")
+	newest, err := b.newest(b.key)
+	if err != nil {
+		return err
 	}
-	grant := e.Grant
-	grant.Context = bytes.Clone(grant.Context)
-	b.versions[string(prefix)] = batchVersion{rev, e.Live, grant}
+	var before *storedVersion
+	if newest.rev > 0 {
+		if newest.written && newest.rev == rev {
+			panic("index: one entry writes two versions of a tuple")
+		}
+		v, err := parseVersion(newest.rev, newest.value)
+		if err != nil {
+			return err
+		}
+		before = &v
+	}
+	b.value = appendVersionValue(b.value[:0], before, e.Live, e.Grant, rev)
+	newest.rev, newest.value, newest.written = rev, bytes.Clone(b.value), true
 	if err := b.set(); err != nil {
 		return err
 	}
@@ -441,7 +469,7 @@ func (b *Batch) setStore(h *head, e *decide.Effect, rev ledger.Revision, time in
 		s.Status = e.Status
 	case restoring:
 		s.Status, s.DeletedBy = e.Status, by
-		if e.Status == decide.GivenUp {
+		if s.Deleted == 0 { // given up
 			s.Deleted = time
 		}
 	case e.Status == decide.Restoring:
@@ -488,8 +516,10 @@ func (b *Batch) Commit(pos ledger.Position) (err error) {
 	if err := x.db.Apply(b.rows, pebble.NoSync); err != nil {
 		return err
 	}
-	for key := range b.versions {
-		x.recent.add(key, pos.Seq)
+	for key, v := range b.versions {
+		if v.written {
+			x.recent.add(key, pos.Seq)
+		}
 	}
 	for key := range b.commands {
 		x.recent.add(key, pos.Seq)

@@ -110,14 +110,16 @@ func TestFormat(t *testing.T) {
 		{"model id", appendModelID(nil, store, store), "i0123456789abcdef0123456789abcdef\x00"},
 		{"store", appendStore(nil, store), "s0123456789abcdef\x00"},
 		{"position", positionKey, "p\x00"},
-		{"live", appendGrant(nil, model.Grant{}), "\x01\x00\x00\x00\x00\x00"},
-		{"conditional", appendGrant(nil, model.Grant{Condition: "c", Context: []byte("ctx"), NotBefore: 1, ExpiresAt: 2, Owner: "o"}), "\x01\x01c\x03ctx\x02\x04\x01o"},
+		{"live", appendVersionValue(nil, nil, true, model.Grant{}, 1), "\x01\x00\x00\x00\x00\x00"},
+		{"conditional", appendVersionValue(nil, nil, true, model.Grant{Condition: "c", Context: []byte("ctx"), NotBefore: 1, ExpiresAt: 2, Owner: "o"}, 1), "\x01\x01c\x03ctx\x02\x04\x01o"},
 		{"revoked", []byte(revoked), "\x00"},
+		{"granted again", appendVersionValue(nil, &storedVersion{rev: 9, earlier: []byte("\x02\x01\x05\x05GRANT")}, true, model.Grant{}, 309), "\x03\x0c\xac\x02\x00\x02\x01\x05\x05GRANT\x00\x00\x00\x00\x00"},
+		{"revoked of many", appendVersionValue(nil, &storedVersion{rev: 9, live: true, more: true}, false, model.Grant{}, 10), "\x06\x02\x01\x01"},
 		{"seen", appendSeen(nil, decide.Seen{Content: [32]byte{7}, Revision: 300}), "\x07" + strings.Repeat("\x00", 31) + "\xac\x02"},
 		{"model value", appendModel(nil, ledger.ModelSource{ID: store, Kind: ledger.SourceDSL, Source: []byte("src"), Compiled: []byte("bin")}), "0123456789abcdef\x01\x03src\x03bin"},
 		{"store value", appendStoreRow(nil, &Head{Status: decide.Deleted, Name: "n", Admin: "ann", Created: 1, CreatedBy: 2, Deleted: 3, DeletedBy: 4}), "\x02\x01n\x03ann\x02\x02\x06\x04"},
 		{"position value", appendPosition(nil, ledger.Position{Log: ledger.UUID(store), Seq: 5, Before: [32]byte{4}, Chain: [32]byte{6}, Epoch: 7, Skipped: 9, Fold: 10}, accumulator{8}),
-			"\x020123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09\x0a" + strings.Repeat("\x00", 31) + "\x08"},
+			"\x030123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09\x0a" + strings.Repeat("\x00", 31) + "\x08"},
 		{"hashes value", (&head{Head: Head{Revision: 0}}).appendLeaf(nil, [32]byte{1}, 258), "\x01" + strings.Repeat("\x00", 37) + "\x01\x02"},
 	} {
 		if string(tt.got) != tt.want {
@@ -131,7 +133,7 @@ func TestFormat(t *testing.T) {
 }
 
 func TestDecodeVersionRefuses(t *testing.T) {
-	for _, text := range []string{"", "02", "01", "0100000000", "01000000000000", "0001", "018000000000", "01ff"} {
+	for _, text := range []string{"", "02", "01", "0100000000", "01000000000000", "0001", "018000000000", "01ff", "04", "0500", "0602", "08", "03000100000000"} {
 		b, err := hex.DecodeString(text)
 		if err != nil {
 			t.Fatal(err)
@@ -223,7 +225,8 @@ func FuzzKeys(f *testing.F) {
 // FuzzRows: a value is read back as it was written or refused, never anything else.
 func FuzzRows(f *testing.F) {
 	f.Add([]byte(unlimited))
-	f.Add(appendGrant(nil, model.Grant{Condition: "c", Context: []byte("x"), ExpiresAt: 5, Owner: "o"}))
+	f.Add(appendVersionValue(nil, nil, true, model.Grant{Condition: "c", Context: []byte("x"), ExpiresAt: 5, Owner: "o"}, 1))
+	f.Add(appendVersionValue(nil, &storedVersion{rev: 7, live: true, earlier: []byte("\x02\x00"), more: true}, false, model.Grant{}, 300))
 	f.Add(appendSeen(nil, decide.Seen{Revision: 5}))
 	f.Add(appendModel(nil, ledger.ModelSource{Source: []byte("s"), Compiled: []byte("c")}))
 	f.Add(appendStoreRow(nil, &Head{Status: decide.Live, Name: "n"}))
@@ -234,8 +237,17 @@ func FuzzRows(f *testing.F) {
 				t.Errorf("%s %x is written as %x", kind, value, got)
 			}
 		}
-		if g, live, err := decodeVersion(value); err == nil && live {
-			same("version", appendGrant(nil, g))
+		if v, err := parseVersion(1<<62, value); err == nil {
+			g, err := v.decode()
+			if err == nil && v.earlier == nil {
+				same("version", appendVersionValue(nil, nil, v.live, g, 1))
+			}
+			before := v
+			if ok, err := before.back(); err == nil && ok {
+				if again, more := before.appendTo(nil, v.rev); !bytes.HasPrefix(v.earlier, again) || more && !v.more && len(again) == len(v.earlier) {
+					t.Errorf("earlier versions %x are written as %x, more: %v", v.earlier, again, more)
+				}
+			}
 		}
 		if s, err := decodeSeen(value); err == nil {
 			same("command id", appendSeen(nil, s))

@@ -62,8 +62,8 @@ func (r *recent) flushed(seq uint64) bool {
 	return seq >= r.since
 }
 
-// find is what readers.find returns of the newest commit, by the cheaper way.
-func (b *Batch) find(key []byte) ([]byte, error) {
+// finder returns the readers that find a key of the newest commit by the cheaper way.
+func (b *Batch) finder(key []byte) (*readers, error) {
 	if b.tables == nil {
 		b.tables = &readers{db: b.x.db, options: &flushedOptions}
 		value, err := b.tables.find(positionKey)
@@ -81,7 +81,7 @@ func (b *Batch) find(key []byte) ([]byte, error) {
 		b.tablesServe = b.x.recent.flushed(seq)
 	}
 	if b.tablesServe && !b.x.recent.has(key[:split(key)]) {
-		return b.tables.find(key)
+		return b.tables, nil
 	}
-	return b.r.find(key)
+	return b.r, nil
 }

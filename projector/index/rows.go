@@ -7,47 +7,11 @@ import (
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/decide"
-	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/wire"
 )
 
 // formatVersion is the number of the format that FORMAT.md describes.
-const formatVersion = 2
-
-// unlimited is the value of a live version that was granted with the zero grant.
-var unlimited = string(appendGrant(nil, model.Grant{}))
-
-// revoked is the value of a version that is not live.
-const revoked = "\x00"
-
-// appendGrant appends the value of a live version:
-//
-//	1 | grant, as model.AppendGrant writes it
-func appendGrant(dst []byte, g model.Grant) []byte {
-	return model.AppendGrant(append(dst, 1), g)
-}
-
-// decodeVersion reads the value of a version. The grant does not share memory with it.
-func decodeVersion(value []byte) (model.Grant, bool, error) {
-	switch string(value) {
-	case unlimited:
-		return model.Grant{}, true, nil
-	case revoked:
-		return model.Grant{}, false, nil
-	}
-	d := wire.NewDecoder(value)
-	if live := d.Byte(); live != 1 {
-		d.Fail("a version is live (1) or not (0), this is %d", live)
-	}
-	g := model.DecodeGrant(d)
-	if err := d.Done(); err != nil {
-		return model.Grant{}, false, damaged("version: %s", err)
-	}
-	if g.Context != nil {
-		g.Context = append([]byte(nil), g.Context...)
-	}
-	return g, true, nil
-}
+const formatVersion = 3
 
 // appendSeen appends the value of a command id:
 //
@@ -112,7 +76,7 @@ func decodeStoreRow(value []byte, h *Head) error {
 	h.CreatedBy = ledger.Revision(d.Uvarint())
 	h.Deleted = d.Varint()
 	h.DeletedBy = ledger.Revision(d.Uvarint())
-	if h.Status < decide.Live || h.Status > decide.GivenUp {
+	if h.Status < decide.Live || h.Status > decide.Restoring {
 		d.Fail("%s", h.Status)
 	}
 	if err := d.Done(); err != nil {

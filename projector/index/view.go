@@ -227,8 +227,9 @@ func (v *View) Newest(t tuple.Tuple) (Version, bool, error) {
 
 // Subjects calls yield for each live grant of relation on o to subjects of type stype
 // with the relation srel, whose id comes after the given one, in order of subject id,
-// until yield returns false. Yield may ask the view. The cost follows the versions that
-// the run of subjects has had, dead ones too, though of each tuple at most three are read.
+// until yield returns false. Yield may ask the view. The cost follows the tuples that the
+// run of subjects has had, dead ones too: of each one version is read, or at a past
+// revision two if it had very many since.
 func (v *View) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, model.Grant) bool) error {
 	return v.live(func(dst []byte) []byte { return appendSubjects(dst, v.head.Store, o, relation, stype, srel) }, after,
 		func(id []byte, _ ledger.Revision, grant model.Grant) bool {
@@ -391,25 +392,32 @@ func (v *View) newest(prefix func(dst []byte) []byte, after string, yield func(r
 				return err
 			}
 		}
-		if version(key) > v.rev {
-			// The version that counts is often the next; else it may be far.
-			id := append(s.seek[:0], key[:len(key)-versioned]...)
-			if ok = s.Next(); ok && bytes.HasPrefix(s.Key(), id) && version(s.Key()) > v.rev {
-				id = appendVersion(id, v.rev)
-				ok = s.SeekGE(id)
-			}
-			s.seek = id
-			continue
-		}
 		value, err := s.ValueAndErr()
 		if err != nil {
 			return readError(err)
 		}
-		grant, live, err := decodeVersion(value)
+		row, err := parseVersion(version(key), value)
 		if err != nil {
 			return err
 		}
-		if !yield(key[len(s.prefix):len(key)-versioned], version(key), live, grant) {
+		held, err := row.backTo(v.rev)
+		if err != nil {
+			return err
+		}
+		if !held {
+			if row.more { // and far
+				s.seek = appendVersion(append(s.seek[:0], key[:len(key)-versioned]...), v.rev)
+				ok = s.SeekGE(s.seek)
+			} else {
+				ok = s.NextPrefix()
+			}
+			continue
+		}
+		grant, err := row.decode()
+		if err != nil {
+			return err
+		}
+		if !yield(key[len(s.prefix):len(key)-versioned], row.rev, row.live, grant) {
 			return nil
 		}
 		ok = s.NextPrefix()

@@ -240,11 +240,8 @@ func storeMessage(h index.Head) *pb.Store {
 		Id: h.Store.String(), Name: h.Name, Admin: h.Admin, Status: pb.Store_LIVE,
 		Revision: uint64(h.Revision), Time: timeMessage(h.Time), Created: timeMessage(h.Created),
 	}
-	switch h.Status {
-	case decide.Deleted, decide.GivenUp:
+	if h.Status == decide.Deleted {
 		m.Status = pb.Store_DELETED
-	case decide.Restoring:
-		m.Status = pb.Store_RESTORING
 	}
 	return m
 }
@@ -292,7 +289,7 @@ func (s *Server) listStores(req *pb.ListStoresRequest) (*pb.ListStoresResponse, 
 			return nil, err
 		}
 		for _, h := range heads {
-			if !req.Deleted && (h.Status == decide.Deleted || h.Status == decide.GivenUp) {
+			if !req.Deleted && h.Status == decide.Deleted {
 				continue
 			}
 			if len(answer.Stores) == size {
