@@ -169,6 +169,7 @@ func (p *Projector) follow(ctx context.Context) error {
 	}
 	f := newFolder(p.cfg, p.index)
 	defer f.close()
+	f.refused = p.refused
 	p.connected.Store(true)
 	p.mu.Lock()
 	p.failure = nil
@@ -369,6 +370,8 @@ type folder struct {
 	skip func(ctx context.Context, next, found uint64) error
 	// recorded is called for each record, or nil.
 	recorded func(seq uint64, store ledger.ID, rev ledger.Revision, leaf ledger.Hash)
+	// refused is called where entries are not taken into a store's record, or nil.
+	refused func(store ledger.ID, reason string)
 }
 
 type decidedEntry struct {
@@ -474,6 +477,9 @@ func (f *folder) restore(r *ledger.Restored) error {
 		case errors.As(err, &refused):
 			f.logger.Warn("a message restores entries that are not taken", "sequence", f.pos.Seq, "store", r.Store,
 				"taken", i, "not_taken", len(r.Entries)-i, "reason", refused.reason)
+			if f.refused != nil {
+				f.refused(r.Store, refused.reason)
+			}
 			return nil
 		case err != nil:
 			return &indexError{fmt.Errorf("restore: %w", err)}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/decide"
 	"github.com/grantlog/grantlog/projector/index"
 )
 
@@ -45,7 +46,8 @@ const tokenPatience = 250 * time.Millisecond
 
 // View returns a view of the store as fresh as f asks; the caller closes it.
 //
-// Errors: [ledger.ErrNotFound] if there is no such store; [ledger.ErrQuarantined];
+// Errors: [ledger.ErrNotFound] if there is no such store, or it is being restored;
+// [ledger.ErrQuarantined];
 // [ledger.ErrUnavailable] if ctx ended before the view was fresh enough, with the
 // revision applied here; [ledger.ErrForeignToken], [ledger.ErrLostPast] and
 // [ledger.ErrToken] for a token that names no revision of this store's history;
@@ -111,7 +113,21 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 			return nil, err
 		}
 	}
-	return p.index.View(store, rev)
+	v, err := p.index.View(store, rev)
+	if err != nil {
+		return nil, err
+	}
+	switch v.Status() {
+	case decide.Restoring:
+		err = fmt.Errorf("store %s is being restored, and answers nothing yet: %w", store, ledger.ErrNotFound)
+	case decide.GivenUp:
+		err = fmt.Errorf("store %s was deleted before it was restored: %w", store, ledger.ErrNotFound)
+	}
+	if err != nil {
+		v.Close()
+		return nil, err
+	}
+	return v, nil
 }
 
 // Await returns once the store's revision is folded here. It fails with an

@@ -74,6 +74,7 @@ type Projector struct {
 	stopFold func()
 	changed  chan struct{}
 	watchers map[ledger.Key][]chan ledger.Decided
+	restores map[ledger.ID]string // of each store that Restore runs for, why entries were not taken last
 	closed   bool
 }
 
@@ -135,6 +136,7 @@ func Open(cfg Config) (*Projector, error) {
 		barrier:  ledger.NewBarrier(cfg.Log, cfg.Shard, cfg.Node),
 		changed:  make(chan struct{}),
 		watchers: make(map[ledger.Key][]chan ledger.Decided),
+		restores: make(map[ledger.ID]string),
 	}
 	p.applied.Store(x.Position().Seq)
 	p.head.Store(x.Position().Seq)

@@ -29,6 +29,7 @@ const (
 	Live                    // takes commands; [ledger.System] always is
 	Deleted                 // closed for ever; its id is never used again
 	Restoring               // takes the entries that another log recorded of it, and nothing else
+	GivenUp                 // deleted while it was restoring: closed for ever, and not whole
 )
 
 func (s Status) String() string {
@@ -41,6 +42,8 @@ func (s Status) String() string {
 		return "deleted"
 	case Restoring:
 		return "restoring"
+	case GivenUp:
+		return "given up"
 	}
 	return fmt.Sprintf("status %d", byte(s))
 }

@@ -93,7 +93,7 @@ func decideAll(s State, in Input) ([]Record, error) {
 	r.Outcome = ledger.Outcome{Kind: ledger.Applied, Effective: len(d.effects)}
 	r.Effects = d.effects
 	records := []Record{r}
-	if kind := c.Changes[0].Kind; kind == ledger.CreateStore || kind == ledger.DeleteStore && !d.givenUp {
+	if kind := c.Changes[0].Kind; kind == ledger.CreateStore || kind == ledger.DeleteStore && d.effects[0].Status == Deleted {
 		own := r
 		own.Store = c.Changes[0].Store
 		own.Claims = false
@@ -163,7 +163,7 @@ func logTime(s State, store ledger.ID, broker int64) (int64, error) {
 }
 
 func notLive(field string, store ledger.ID, status Status) *ledger.Rejection {
-	if status == Deleted {
+	if status == Deleted || status == GivenUp {
 		return ledger.Reject(ledger.CodeNotFound, field, "the store %s was deleted and takes no commands", store)
 	}
 	if status == Restoring {
@@ -208,7 +208,6 @@ type decider struct {
 	model   *model.Model // that grants are held against, or nil
 	effects []Effect     // what changed so far
 	version uint64       // the fold version in force
-	givenUp bool         // the store that is deleted was being restored: its record ends where it is
 }
 
 // decide returns why the command is rejected, or nil; then d.effects is what it does.
@@ -310,11 +309,15 @@ func (d *decider) change(i int) (*ledger.Rejection, error) {
 		if err != nil {
 			return nil, err
 		}
-		d.givenUp = status == Restoring
-		if status != Live && !d.givenUp {
+		e := Effect{Kind: SetStore, Store: ch.Store, Status: Deleted}
+		switch status {
+		case Live:
+		case Restoring:
+			e.Status = GivenUp // its own record ends where it is
+		default:
 			return notLive("changes[0].store", ch.Store, status), nil
 		}
-		d.effects = append(d.effects, Effect{Kind: SetStore, Store: ch.Store, Status: Deleted})
+		d.effects = append(d.effects, e)
 		return nil, nil
 	case ledger.AdvanceEpoch:
 		// A later epoch than the next is right where the entries of those between were

@@ -469,7 +469,7 @@ func (b *Batch) setStore(h *head, e *decide.Effect, rev ledger.Revision, time in
 		s.Status = e.Status
 	case restoring:
 		s.Status, s.DeletedBy = e.Status, by
-		if s.Deleted == 0 { // given up
+		if e.Status == decide.GivenUp {
 			s.Deleted = time
 		}
 	case e.Status == decide.Restoring:

@@ -113,7 +113,7 @@ type Head struct {
 
 	Status decide.Status // of [ledger.System] always live
 	Name   string        // empty until a store that is restored has its first entry
-	Admin  string // the actor that is the store's first administrator
+	Admin  string        // the actor that is the store's first administrator
 
 	// Log times; 0: not. Of a restored store they are as it brought them; one that was
 	// deleted where it came from has been so even while it is restoring.

@@ -76,7 +76,7 @@ func decodeStoreRow(value []byte, h *Head) error {
 	h.CreatedBy = ledger.Revision(d.Uvarint())
 	h.Deleted = d.Varint()
 	h.DeletedBy = ledger.Revision(d.Uvarint())
-	if h.Status < decide.Live || h.Status > decide.Restoring {
+	if h.Status < decide.Live || h.Status > decide.GivenUp {
 		d.Fail("%s", h.Status)
 	}
 	if err := d.Done(); err != nil {

@@ -102,11 +102,12 @@ func unknownField(m protoreflect.Message) (path string) {
 	return path
 }
 
-// receiveWithin gives each request limit from the first look at its body to its end.
-func receiveWithin(limit time.Duration, next http.Handler) http.Handler {
+// receiveWithin gives each request limit from the first look at its body to its end, or
+// to the next look if each piece is to have it.
+func receiveWithin(limit time.Duration, each bool, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &timedBody{ReadCloser: r.Body, connection: http.NewResponseController(w), limit: limit}
+			r.Body = &timedBody{ReadCloser: r.Body, connection: http.NewResponseController(w), limit: limit, each: each}
 		}
 		next.ServeHTTP(w, r)
 	})
@@ -118,12 +119,13 @@ type timedBody struct {
 	io.ReadCloser
 	connection *http.ResponseController
 	limit      time.Duration
+	each       bool
 	begun      bool
 }
 
 // Read reads as the body does.
 func (b *timedBody) Read(p []byte) (int, error) {
-	if !b.begun {
+	if !b.begun || b.each {
 		b.begun = true
 		b.connection.SetReadDeadline(time.Now().Add(b.limit)) // without it, reading just has no limit
 	}

@@ -240,8 +240,11 @@ func storeMessage(h index.Head) *pb.Store {
 		Id: h.Store.String(), Name: h.Name, Admin: h.Admin, Status: pb.Store_LIVE,
 		Revision: uint64(h.Revision), Time: timeMessage(h.Time), Created: timeMessage(h.Created),
 	}
-	if h.Status == decide.Deleted {
+	switch h.Status {
+	case decide.Deleted, decide.GivenUp:
 		m.Status = pb.Store_DELETED
+	case decide.Restoring:
+		m.Status = pb.Store_RESTORING
 	}
 	return m
 }
@@ -289,7 +292,7 @@ func (s *Server) listStores(req *pb.ListStoresRequest) (*pb.ListStoresResponse, 
 			return nil, err
 		}
 		for _, h := range heads {
-			if !req.Deleted && h.Status == decide.Deleted {
+			if !req.Deleted && (h.Status == decide.Deleted || h.Status == decide.GivenUp) {
 				continue
 			}
 			if len(answer.Stores) == size {

@@ -67,6 +67,9 @@ func faultOf(err error) fault {
 		field      *fieldError
 		behind     *behindError
 		lost       *lostError
+		exists     *existsError
+		state      *stateError
+		unrestored *projector.RestoreError
 		connectErr *connect.Error
 	)
 	f := fault{code: connect.CodeInternal, message: "internal error"}
@@ -116,6 +119,10 @@ func faultOf(err error) fault {
 		return known(connect.CodeFailedPrecondition)
 	case errors.Is(err, query.ErrNoModel):
 		f.field = "model"
+		return rejected(ledger.CodePrecondition)
+	case errors.As(err, &exists):
+		return rejected(ledger.CodeConflict)
+	case errors.As(err, &state), errors.As(err, &unrestored):
 		return rejected(ledger.CodePrecondition)
 	case errors.Is(err, ledger.ErrToken):
 		return rejected(ledger.CodeMalformed)

@@ -22,6 +22,3 @@ func (s *Server) Report(context.Context, *pb.ReportRequest, *connect.ServerStrea
 func (s *Server) Export(context.Context, *pb.ExportRequest, *connect.ServerStream[pb.ExportResponse]) error {
 	return errPending
 }
-func (s *Server) RestoreStore(context.Context, *connect.ClientStream[pb.RestoreStoreRequest]) (*pb.RestoreStoreResponse, error) {
-	return nil, errPending
-}

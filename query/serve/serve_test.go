@@ -616,7 +616,7 @@ func TestEnd(t *testing.T) {
 func TestSlowBody(t *testing.T) {
 	const limit = 50 * time.Millisecond
 	received := make(chan error, 1)
-	base := serveHandler(t, receiveWithin(limit, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	base := serveHandler(t, receiveWithin(limit, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, err := io.ReadAll(r.Body)
 		select {
 		case <-time.After(3 * limit):

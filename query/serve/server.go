@@ -65,6 +65,10 @@ type Config struct {
 	// caller sets no earlier deadline; 30 seconds if zero.
 	MaxWait time.Duration
 
+	// Scratch is the directory for bundles while they are verified; the system's own for
+	// temporary files if empty. What is made there is removed again.
+	Scratch string
+
 	Logger *slog.Logger     // slog.Default if nil
 	Now    func() time.Time // the clock that questions are held against; time.Now if nil
 }
@@ -74,6 +78,7 @@ type Server struct {
 	cfg      Config
 	handler  http.Handler
 	caughtUp atomic.Bool     // the replica has once folded all that the log held
+	restores chan struct{}   // holds one value while a bundle is being restored
 	serving  context.Context // done when Serve begins to end; streams that follow end then
 	end      context.CancelFunc
 
@@ -109,7 +114,7 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{cfg: cfg, searchFor: progressEntries}
+	s := &Server{cfg: cfg, searchFor: progressEntries, restores: make(chan struct{}, 1)}
 	s.serving, s.end = context.WithCancel(context.Background())
 	cfg.Metrics.watch(cfg.Projector)
 
@@ -134,7 +139,11 @@ func New(cfg Config) *Server {
 	mux.Handle("GET /metrics", cfg.Metrics.handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
-	s.handler = receiveWithin(bodyTimeout, mux)
+	pieces := http.NewServeMux()
+	pieces.Handle("/", receiveWithin(bodyTimeout, false, mux))
+	// A bundle is long, so each piece of it has that time.
+	pieces.Handle(grantlogv1connect.StoreServiceRestoreStoreProcedure, receiveWithin(bodyTimeout, true, mux))
+	s.handler = pieces
 	return s
 }
 

@@ -615,7 +615,11 @@ type RestoreStoreRequest struct {
 	Ticket string `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// Activate fold version 2 if it is not in force. Replicas of older releases then stop,
 	// until they are replaced by newer ones.
-	Activate      bool `protobuf:"varint,5,opt,name=activate,proto3" json:"activate,omitempty"`
+	Activate bool `protobuf:"varint,5,opt,name=activate,proto3" json:"activate,omitempty"`
+	// The public key that the bundle must be signed by, as C2SP signed-note writes it.
+	// Empty: the bundle's own key is taken, which shows that the bundle is whole, and not
+	// who made it.
+	Key           string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -683,6 +687,13 @@ func (x *RestoreStoreRequest) GetActivate() bool {
 		return x.Activate
 	}
 	return false
+}
+
+func (x *RestoreStoreRequest) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
 }
 
 // RestoreStoreResponse is the store, as restored.
@@ -1115,13 +1126,14 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x13DeleteStoreResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\"\x8d\x01\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"\x9f\x01\n" +
 	"\x13RestoreStoreRequest\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x12\x1a\n" +
-	"\bactivate\x18\x05 \x01(\bR\bactivate\"j\n" +
+	"\bactivate\x18\x05 \x01(\bR\bactivate\x12\x10\n" +
+	"\x03key\x18\x06 \x01(\tR\x03key\"j\n" +
 	"\x14RestoreStoreResponse\x12(\n" +
 	"\x05store\x18\x01 \x01(\v2\x12.grantlog.v1.StoreR\x05store\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +

@@ -71,9 +71,14 @@ type StoreServiceClient interface {
 	// same revisions, times, actors, outcomes and root. The bundle is verified as a whole
 	// before anything is written.
 	//
-	// INVALID_ARGUMENT: the bundle is damaged, or does not begin at revision 1.
-	// ALREADY_EXISTS: this log has, or had, a store of this id. FAILED_PRECONDITION: the
-	// fold version in force is 1, and the request does not allow to activate 2.
+	// The store answers nothing until all of it is there. If that is interrupted, asking
+	// again with the same bundle goes on; DeleteStore gives it up.
+	//
+	// INVALID_ARGUMENT: the bundle is damaged, does not begin at revision 1, is of "system",
+	// or is signed by another key. ALREADY_EXISTS: this log has, or had, a store of this id.
+	// FAILED_PRECONDITION: the fold version in force is 1, and the request does not allow to
+	// activate 2; or the bundle's times are in the future. UNAVAILABLE: another restore is
+	// under way here, or the log cannot be written; what was restored until then stays.
 	RestoreStore(context.Context) (*connect.ClientStreamForClientSimple[v1.RestoreStoreRequest, v1.RestoreStoreResponse], error)
 	// ReadModel returns a model of a store.
 	//
@@ -220,9 +225,14 @@ type StoreServiceHandler interface {
 	// same revisions, times, actors, outcomes and root. The bundle is verified as a whole
 	// before anything is written.
 	//
-	// INVALID_ARGUMENT: the bundle is damaged, or does not begin at revision 1.
-	// ALREADY_EXISTS: this log has, or had, a store of this id. FAILED_PRECONDITION: the
-	// fold version in force is 1, and the request does not allow to activate 2.
+	// The store answers nothing until all of it is there. If that is interrupted, asking
+	// again with the same bundle goes on; DeleteStore gives it up.
+	//
+	// INVALID_ARGUMENT: the bundle is damaged, does not begin at revision 1, is of "system",
+	// or is signed by another key. ALREADY_EXISTS: this log has, or had, a store of this id.
+	// FAILED_PRECONDITION: the fold version in force is 1, and the request does not allow to
+	// activate 2; or the bundle's times are in the future. UNAVAILABLE: another restore is
+	// under way here, or the log cannot be written; what was restored until then stays.
 	RestoreStore(context.Context, *connect.ClientStream[v1.RestoreStoreRequest]) (*v1.RestoreStoreResponse, error)
 	// ReadModel returns a model of a store.
 	//
