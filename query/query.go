@@ -99,6 +99,9 @@ func NewEngine(b Budgets) *Engine {
 	return &Engine{budgets: b, programs: make(map[*model.Model]*dsl.Programs)}
 }
 
+// Budgets returns what requests may spend, with the defaults filled in.
+func (e *Engine) Budgets() Budgets { return e.budgets }
+
 // compiled returns the programs of the model's conditions, nil if it has none.
 func (e *Engine) compiled(m *model.Model) (*dsl.Programs, error) {
 	if len(m.Conditions) == 0 {

@@ -16,9 +16,6 @@ func (s *Server) Explain(context.Context, *pb.ExplainRequest) (*pb.ExplainRespon
 func (s *Server) History(context.Context, *pb.HistoryRequest, *connect.ServerStream[pb.HistoryResponse]) error {
 	return errPending
 }
-func (s *Server) Report(context.Context, *pb.ReportRequest, *connect.ServerStream[pb.ReportResponse]) error {
-	return errPending
-}
 func (s *Server) Export(context.Context, *pb.ExportRequest, *connect.ServerStream[pb.ExportResponse]) error {
 	return errPending
 }

@@ -512,7 +512,7 @@ type ReportHeader struct {
 	Store string `protobuf:"bytes,2,opt,name=store,proto3" json:"store,omitempty"`
 	// Its name.
 	StoreName string `protobuf:"bytes,3,opt,name=store_name,json=storeName,proto3" json:"store_name,omitempty"`
-	// The revision reported at; of a difference, the later one.
+	// The revision reported at; of a report between two moments, the later one.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The moment that expiry and conditions were held against.
 	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
@@ -531,7 +531,13 @@ type ReportHeader struct {
 	// ProveConsistencyResponse.
 	ConsistencyProof [][]byte `protobuf:"bytes,11,rep,name=consistency_proof,json=consistencyProof,proto3" json:"consistency_proof,omitempty"`
 	// The names of the columns.
-	Columns       []string `protobuf:"bytes,12,rep,name=columns,proto3" json:"columns,omitempty"`
+	Columns []string `protobuf:"bytes,12,rep,name=columns,proto3" json:"columns,omitempty"`
+	// Of a report between two moments, the revision of the earlier one; 0 if there is none.
+	FromRevision uint64 `protobuf:"varint,13,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
+	// Its moment, as evaluated_at.
+	FromEvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=from_evaluated_at,json=fromEvaluatedAt,proto3" json:"from_evaluated_at,omitempty"`
+	// The model in force then.
+	FromModel     string `protobuf:"bytes,15,opt,name=from_model,json=fromModel,proto3" json:"from_model,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -650,10 +656,32 @@ func (x *ReportHeader) GetColumns() []string {
 	return nil
 }
 
+func (x *ReportHeader) GetFromRevision() uint64 {
+	if x != nil {
+		return x.FromRevision
+	}
+	return 0
+}
+
+func (x *ReportHeader) GetFromEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FromEvaluatedAt
+	}
+	return nil
+}
+
+func (x *ReportHeader) GetFromModel() string {
+	if x != nil {
+		return x.FromModel
+	}
+	return ""
+}
+
 // A ReportRow is one row.
 type ReportRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The cells, one for each column.
+	// The cells, one for each column, each on one line: line breaks and other controls in
+	// texts are shown by their symbols (U+240A for a line feed).
 	Cells         []string `protobuf:"bytes,1,rep,name=cells,proto3" json:"cells,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -747,8 +775,12 @@ type ReportEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many rows there were.
 	Rows uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
-	// SHA-256 over the rows as CSV (RFC 4180, lines ended by LF, without a header line).
-	Sha256        []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// SHA-256 over the rows as CSV: RFC 4180 with lines ended by LF, without a header line. A
+	// cell stands in quotes exactly if it holds a comma, a quote or a line break, or begins
+	// with '#' or a space.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// How many of the rows tell that something has no answer.
+	Undecided     uint64 `protobuf:"varint,3,opt,name=undecided,proto3" json:"undecided,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -797,6 +829,13 @@ func (x *ReportEnd) GetSha256() []byte {
 	return nil
 }
 
+func (x *ReportEnd) GetUndecided() uint64 {
+	if x != nil {
+		return x.Undecided
+	}
+	return 0
+}
+
 var File_grantlog_v1_report_proto protoreflect.FileDescriptor
 
 const file_grantlog_v1_report_proto_rawDesc = "" +
@@ -831,7 +870,7 @@ const file_grantlog_v1_report_proto_rawDesc = "" +
 	"\x06header\x18\x01 \x01(\v2\x19.grantlog.v1.ReportHeaderH\x00R\x06header\x12-\n" +
 	"\x04rows\x18\x02 \x01(\v2\x17.grantlog.v1.ReportRowsH\x00R\x04rows\x12*\n" +
 	"\x03end\x18\x03 \x01(\v2\x16.grantlog.v1.ReportEndH\x00R\x03endB\x06\n" +
-	"\x04part\"\xed\x02\n" +
+	"\x04part\"\xf9\x03\n" +
 	"\fReportHeader\x12\x14\n" +
 	"\x05title\x18\x01 \x01(\tR\x05title\x12\x14\n" +
 	"\x05store\x18\x02 \x01(\tR\x05store\x12\x1d\n" +
@@ -848,15 +887,20 @@ const file_grantlog_v1_report_proto_rawDesc = "" +
 	"\x03key\x18\n" +
 	" \x01(\tR\x03key\x12+\n" +
 	"\x11consistency_proof\x18\v \x03(\fR\x10consistencyProof\x12\x18\n" +
-	"\acolumns\x18\f \x03(\tR\acolumns\"!\n" +
+	"\acolumns\x18\f \x03(\tR\acolumns\x12#\n" +
+	"\rfrom_revision\x18\r \x01(\x04R\ffromRevision\x12F\n" +
+	"\x11from_evaluated_at\x18\x0e \x01(\v2\x1a.google.protobuf.TimestampR\x0ffromEvaluatedAt\x12\x1d\n" +
+	"\n" +
+	"from_model\x18\x0f \x01(\tR\tfromModel\"!\n" +
 	"\tReportRow\x12\x14\n" +
 	"\x05cells\x18\x01 \x03(\tR\x05cells\"8\n" +
 	"\n" +
 	"ReportRows\x12*\n" +
-	"\x04rows\x18\x01 \x03(\v2\x16.grantlog.v1.ReportRowR\x04rows\"7\n" +
+	"\x04rows\x18\x01 \x03(\v2\x16.grantlog.v1.ReportRowR\x04rows\"U\n" +
 	"\tReportEnd\x12\x12\n" +
 	"\x04rows\x18\x01 \x01(\x04R\x04rows\x12\x16\n" +
-	"\x06sha256\x18\x02 \x01(\fR\x06sha256B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1c\n" +
+	"\tundecided\x18\x03 \x01(\x04R\tundecidedB;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
 
 var (
 	file_grantlog_v1_report_proto_rawDescOnce sync.Once
@@ -900,12 +944,13 @@ var file_grantlog_v1_report_proto_depIdxs = []int32{
 	8,  // 11: grantlog.v1.ReportResponse.rows:type_name -> grantlog.v1.ReportRows
 	9,  // 12: grantlog.v1.ReportResponse.end:type_name -> grantlog.v1.ReportEnd
 	11, // 13: grantlog.v1.ReportHeader.evaluated_at:type_name -> google.protobuf.Timestamp
-	7,  // 14: grantlog.v1.ReportRows.rows:type_name -> grantlog.v1.ReportRow
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 14: grantlog.v1.ReportHeader.from_evaluated_at:type_name -> google.protobuf.Timestamp
+	7,  // 15: grantlog.v1.ReportRows.rows:type_name -> grantlog.v1.ReportRow
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_report_proto_init() }

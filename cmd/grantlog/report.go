@@ -1,0 +1,328 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/seal"
+	"github.com/grantlog/grantlog/ledger/tuple"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query/audit"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// reportForms says, in help texts, what every report has in common.
+const reportForms = `A report says the store, the revision, the moment, the model and the exact query it is
+of, the root of the store's tree there, and the checkpoint it stands on if the server
+signs. It ends with how many rows it has and their SHA-256, which this command computes
+again from what it received: a report that is cut short or altered on the way is an error.
+
+--format is one of
+  table   for reading (the default)
+  csv     one row a line; what is said about them stands on lines that begin with #
+  jsonl   one object a line: a header, the rows by column, an end (also -o json)
+
+The SHA-256 is that of the rows as CSV, whatever the format. Of a CSV file it is
+  grep -v '^#' FILE | tail -n +2 | sha256sum
+Cells are exact, also those that a spreadsheet takes for a formula: import them as text.
+
+` + momentForms
+
+// A reporting is what the flags say about how a report is made.
+type reporting struct {
+	format, out, key string
+}
+
+func (r *reporting) flags(f *pflag.FlagSet) {
+	f.StringVar(&r.format, "format", "", "write the report as `table`, csv or jsonl")
+	f.StringVar(&r.out, "out", "", "write the report to this `file`, which gets its name once it is whole")
+	f.StringVar(&r.key, "key", "", "the public key that must have signed the checkpoint: its text, or a `file` that holds it")
+}
+
+// reportMoment reads what a flag says about a moment, nil if it says nothing.
+func reportMoment(flag, text string) (*pb.Freshness, error) {
+	if text == "" {
+		return nil, nil
+	}
+	f, err := readPast(text)
+	if err != nil {
+		return nil, fmt.Errorf("--%s: %w", flag, err)
+	}
+	return f, nil
+}
+
+func (a *app) auditAccessCommand() *cobra.Command {
+	var r reporting
+	var subject, object, at string
+	c := &cobra.Command{
+		Use:   "access (--subject SUBJECT | --object OBJECT)",
+		Short: "Report everything a subject reaches, or everyone who reaches an object",
+		Long: `With --subject, reports every object on which SUBJECT holds a relation, by type and
+relation; with --object, everyone who holds a relation on OBJECT, by relation.
+
+Whoever a wildcard (user:*) speaks for is not listed by name, but for those it does not
+speak for: they are rows as "excluded". What has no answer, for want of context for
+instance, is a row as "undecided" that says why; nothing is left out.
+
+` + reportForms,
+		Example: `  grantlog audit access --subject user:ann
+  grantlog audit access --object doc:plan --at 2026-11-01 --format csv --out plan.csv`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			q := &pb.ReportRequest{}
+			fresh, err := reportMoment("at", at)
+			if err != nil {
+				return err
+			}
+			switch {
+			case (subject == "") == (object == ""):
+				return errors.New("give either --subject or --object")
+			case subject != "":
+				if _, err := tuple.ParseSubject(subject); err != nil {
+					return fmt.Errorf("--subject: %w", err)
+				}
+				q.Report = &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: subject, Freshness: fresh}}
+			default:
+				if _, err := tuple.ParseObject(object); err != nil {
+					return fmt.Errorf("--object: %w", err)
+				}
+				q.Report = &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: object, Freshness: fresh}}
+			}
+			return a.report(cmd.Context(), &r, q)
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&subject, "subject", "", "report what this `subject` reaches: user:ann, group:eng#member, user:*")
+	f.StringVar(&object, "object", "", "report who reaches this `object`: doc:plan")
+	f.StringVar(&at, "at", "", "as of this `moment` of the past; now if not given")
+	r.flags(f)
+	return c
+}
+
+func (a *app) auditDiffCommand() *cobra.Command {
+	var r reporting
+	var from, to string
+	var effective bool
+	c := &cobra.Command{
+		Use:   "diff --from MOMENT",
+		Short: "Report what changed between two moments",
+		Long: `Reports the tuples that were added, removed or changed between two moments; with
+--effective, who gained and who lost access, also where the reason is a group, a parent
+or a model several steps away. A row about a tuple says what made it so: a command with
+its actor and ticket, or an expiry or a start that came, with the command that granted it.
+
+Of effective access, a row about a wildcard (user:*) speaks for everyone of the type but
+those whom another row about the same relation and object names, be it as "unchanged".
+What has no answer at one of the moments is "undecided", never gained or lost. Rows come
+by subject for those whose own grants changed, then by object for all others.
+
+` + reportForms,
+		Example: `  grantlog audit diff --from 2026-10-01 --to 2026-11-01
+  grantlog audit diff --from 4711 --effective --format csv --out october.csv`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if from == "" {
+				return errors.New("--from is missing: the moment to compare with")
+			}
+			d := &pb.Difference{Effective: effective}
+			var err error
+			if d.From, err = reportMoment("from", from); err != nil {
+				return err
+			}
+			if d.To, err = reportMoment("to", to); err != nil {
+				return err
+			}
+			return a.report(cmd.Context(), &r, &pb.ReportRequest{Report: &pb.ReportRequest_Difference{Difference: d}})
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&from, "from", "", "the earlier `moment`")
+	f.StringVar(&to, "to", "", "the later `moment`; now if not given")
+	f.BoolVar(&effective, "effective", false, "compare what subjects hold, and not tuples")
+	r.flags(f)
+	return c
+}
+
+func (a *app) auditChangesCommand() *cobra.Command {
+	var r reporting
+	var from, to string
+	var f pb.RecordedChanges
+	c := &cobra.Command{
+		Use:   "changes",
+		Short: "Report the changes that were asked for",
+		Long: `Reports every change that was asked for, in order, with who asked, under which ticket,
+and what became of it. Changes of rejected commands and of duplicates are among them, as
+such. Deleted stores and the store "system" have reports of changes too.
+
+` + reportForms,
+		Example: `  grantlog audit changes --from 2026-10-01 --to 2026-11-01
+  grantlog audit changes --without-ticket
+  grantlog audit changes --outside-channel okta --outside-channel terraform --format csv`,
+		Args: takes(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if f.From, err = reportMoment("from", from); err != nil {
+				return err
+			}
+			if f.To, err = reportMoment("to", to); err != nil {
+				return err
+			}
+			return a.report(cmd.Context(), &r, &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &f}})
+		},
+	}
+	flags := c.Flags()
+	flags.StringVar(&from, "from", "", "only changes after this `moment`; from the first on if not given")
+	flags.StringVar(&to, "to", "", "only changes up to this `moment`; to the newest if not given")
+	flags.BoolVar(&f.WithoutTicket, "without-ticket", false, "only changes whose command names no ticket")
+	flags.StringArrayVar(&f.OutsideChannels, "outside-channel", nil, "only changes that did not come through this `channel`; may be given again")
+	r.flags(flags)
+	return c
+}
+
+// report asks for a report and writes it as the flags say.
+func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) error {
+	switch {
+	case r.format != "" && r.format != "table" && r.format != "csv" && r.format != "jsonl":
+		return fmt.Errorf("--format must be table, csv or jsonl, not %q", r.format)
+	case a.json() && r.format != "" && r.format != "jsonl":
+		return fmt.Errorf("-o json is --format jsonl: it excludes --format %s", r.format)
+	case a.json():
+		r.format = "jsonl"
+	}
+	var pinned seal.Key
+	if r.key != "" {
+		var err error
+		if pinned, err = readPublicKey(r.key); err != nil {
+			return fmt.Errorf("--key: %w", err)
+		}
+	}
+	write := func(to io.Writer, progress *progress) error {
+		return a.askStore(ctx, func(_ context.Context, c *client, store string) error {
+			q.Store = store
+			return c.report(ctx, q, pinned, newReportWriter(r.format, to), progress)
+		})
+	}
+	if r.out == "" {
+		return write(a.stdout, nil)
+	}
+	p := newProgress(a.stderr)
+	defer p.end()
+	return replaceFile(r.out, func(to io.Writer) error { return write(to, p) })
+}
+
+// report receives a report, checks it, and hands it on. What it hands on is all of it, and
+// as the server sent it, exactly if it returns nil.
+func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Key, w reportWriter, p *progress) error {
+	stream, err := c.audit.Report(ctx, q)
+	if err != nil {
+		return c.plain(err)
+	}
+	defer stream.Close()
+	var digest audit.Digest
+	var header *pb.ReportHeader
+	for stream.Receive() {
+		switch part := stream.Msg().GetPart().(type) {
+		case *pb.ReportResponse_Header:
+			if header != nil {
+				return errors.New("the report has two headers")
+			}
+			header = part.Header
+			vouched, err := vouchedFor(header, pinned)
+			if err == nil {
+				err = w.header(header, vouched)
+			}
+			if err != nil {
+				return err
+			}
+		case *pb.ReportResponse_Rows:
+			if header == nil {
+				return errors.New("the report has rows before its header")
+			}
+			for _, row := range part.Rows.GetRows() {
+				if n := len(row.GetCells()); n != len(header.GetColumns()) {
+					return fmt.Errorf("row %d of the report has %d cells under %d columns", digest.Rows+1, n, len(header.GetColumns()))
+				}
+				if err := w.row(row.GetCells(), digest.Add(row.GetCells())); err != nil {
+					return err
+				}
+			}
+			if err := w.pause(); err != nil {
+				return err
+			}
+			p.rows(digest.Rows)
+		case *pb.ReportResponse_End:
+			sum := digest.Sum()
+			if header == nil || part.End.GetRows() != digest.Rows || string(part.End.GetSha256()) != string(sum[:]) {
+				return fmt.Errorf("the report is not what the server made: %d rows with SHA-256 %x came, of %d with SHA-256 %x", digest.Rows, sum, part.End.GetRows(), part.End.GetSha256())
+			}
+			return w.end(part.End)
+		}
+	}
+	if err := stream.Err(); err != nil {
+		return fmt.Errorf("%w; the report is not complete", c.plain(err))
+	}
+	return errors.New("the report ended before it was complete")
+}
+
+// vouchedFor verifies what a report stands on, and says what that is: the signature of the
+// checkpoint, and that its tree begins with the one reported of. Without a pinned key it
+// is the key that the server names.
+func vouchedFor(h *pb.ReportHeader, pinned seal.Key) (string, error) {
+	if h.GetCheckpoint() == "" {
+		if !pinned.IsZero() {
+			return "", errors.New("the server signs no checkpoints, so there is none for --key to verify")
+		}
+		return "none: this server signs none", nil
+	}
+	key := pinned
+	if key.IsZero() {
+		var err error
+		if key, err = seal.ParseKey(h.GetKey()); err != nil {
+			return "", fmt.Errorf("the key of the report's checkpoint: %w", err)
+		}
+	}
+	store, err := ledger.ParseID(h.GetStore())
+	if err != nil {
+		return "", fmt.Errorf("the report's store: %w", err)
+	}
+	c, err := key.Open(store, []byte(h.GetCheckpoint()))
+	if err != nil {
+		return "", fmt.Errorf("the report's checkpoint: %w", err)
+	}
+	var root ledger.Hash
+	if copy(root[:], h.GetRoot()) != len(root) || len(h.GetRoot()) != len(root) {
+		return "", errors.New("the report's root is not 32 bytes")
+	}
+	proof := make([]ledger.Hash, len(h.GetConsistencyProof()))
+	for i, hash := range h.GetConsistencyProof() {
+		if copy(proof[i][:], hash) != len(proof[i]) || len(hash) != len(proof[i]) {
+			return "", errors.New("a hash of the report's proof is not 32 bytes")
+		}
+	}
+	if err := seal.CheckConsistency(ledger.Revision(h.GetRevision()), root, c.Size, c.Root, proof); err != nil {
+		return "", fmt.Errorf("the report's checkpoint: %w", err)
+	}
+	by := "the key given by --key"
+	if pinned.IsZero() {
+		by = "a key that the server names"
+	}
+	return fmt.Sprintf("revision %d, signed by %s, %s; verified", c.Size, key.Name(), by), nil
+}
+
+// readPublicKey reads a public key: its text, or a file that holds it.
+func readPublicKey(text string) (seal.Key, error) {
+	key, err := seal.ParseKey(text)
+	if err == nil {
+		return key, nil
+	}
+	data, fileErr := os.ReadFile(text)
+	if fileErr != nil {
+		return seal.Key{}, fmt.Errorf("%w; nor is it a file: %w", err, fileErr)
+	}
+	return seal.ParseKey(string(data))
+}

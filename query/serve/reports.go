@@ -1,0 +1,279 @@
+package serve
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/seal"
+	"github.com/grantlog/grantlog/projector"
+	"github.com/grantlog/grantlog/projector/index"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query"
+	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// Sizes of one answer of a report: it holds rows until it has so many, or their cells
+// have so many bytes, or it was begun so long ago.
+const (
+	reportRows  = 100
+	reportBytes = 64 << 10
+	reportEvery = 250 * time.Millisecond
+)
+
+// Report streams a report.
+func (s *Server) Report(ctx context.Context, req *pb.ReportRequest, stream *connect.ServerStream[pb.ReportResponse]) error {
+	if err := s.report(ctx, req, stream.Send); err != nil {
+		return s.rpcError(ctx, err)
+	}
+	return nil
+}
+
+func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*pb.ReportResponse) error) (err error) {
+	var r audit.Report
+	var of moments
+	defer of.close()
+	switch k := req.Report.(type) {
+	case *pb.ReportRequest_AccessOfSubject:
+		subject, err := readSubject("access_of_subject.subject", k.AccessOfSubject.Subject)
+		if err != nil {
+			return err
+		}
+		if err := of.open(ctx, s, req.Store, "access_of_subject", nil, k.AccessOfSubject.Freshness); err != nil {
+			return err
+		}
+		if r, err = audit.AccessOfSubject(ctx, of.to.Moment, subject); err != nil {
+			return renamed(err, "subject", "access_of_subject.subject")
+		}
+	case *pb.ReportRequest_AccessToObject:
+		object, err := readObject("access_to_object.object", k.AccessToObject.Object)
+		if err != nil {
+			return err
+		}
+		if err := of.open(ctx, s, req.Store, "access_to_object", nil, k.AccessToObject.Freshness); err != nil {
+			return err
+		}
+		if r, err = audit.AccessToObject(ctx, of.to.Moment, object); err != nil {
+			return renamed(err, "object", "access_to_object.object")
+		}
+	case *pb.ReportRequest_Difference:
+		if k.Difference.From == nil {
+			return malformed("difference.from", "is missing")
+		}
+		if err := of.open(ctx, s, req.Store, "difference", k.Difference.From, k.Difference.To); err != nil {
+			return err
+		}
+		if r = audit.TupleDifference(ctx, of.from.Moment, of.to.Moment); k.Difference.Effective {
+			r = audit.EffectiveDifference(ctx, of.from.Moment, of.to.Moment)
+		}
+	case *pb.ReportRequest_RecordedChanges:
+		f := audit.ChangesFilter{WithoutTicket: k.RecordedChanges.WithoutTicket, OutsideChannels: k.RecordedChanges.OutsideChannels}
+		for i, channel := range f.OutsideChannels {
+			if err := ledger.CheckText(fmt.Sprintf("recorded_changes.outside_channels[%d]", i), channel, 1, ledger.MaxLabel); err != nil {
+				return err
+			}
+		}
+		of.anyStore = true
+		if err := of.open(ctx, s, req.Store, "recorded_changes", k.RecordedChanges.From, k.RecordedChanges.To); err != nil {
+			return err
+		}
+		r = audit.RecordedChanges(ctx, of.from.Moment, of.to.Moment, f)
+	default:
+		return malformed("report", "is missing: name one of the reports")
+	}
+	header, err := s.reportHeader(ctx, req, &r, &of)
+	if err != nil {
+		return err
+	}
+	if err := send(&pb.ReportResponse{Part: &pb.ReportResponse_Header{Header: header}}); err != nil {
+		return err
+	}
+	return sendRows(&r, send)
+}
+
+// sendRows sends the rows of a report and its end.
+func sendRows(r *audit.Report, send func(*pb.ReportResponse) error) error {
+	var digest audit.Digest
+	end := &pb.ReportEnd{}
+	gathered, size := &pb.ReportRows{}, 0
+	flush := func() error {
+		if len(gathered.Rows) == 0 {
+			return nil
+		}
+		err := send(&pb.ReportResponse{Part: &pb.ReportResponse_Rows{Rows: gathered}})
+		gathered, size = &pb.ReportRows{}, 0
+		return err
+	}
+	sent := time.Now()
+	for row, err := range r.Rows {
+		if err != nil {
+			return err
+		}
+		size += len(digest.Add(row.Cells))
+		if row.Undecided {
+			end.Undecided++
+		}
+		gathered.Rows = append(gathered.Rows, &pb.ReportRow{Cells: row.Cells})
+		if len(gathered.Rows) == reportRows || size >= reportBytes || time.Since(sent) > reportEvery {
+			if err := flush(); err != nil {
+				return err
+			}
+			sent = time.Now()
+		}
+	}
+	if err := flush(); err != nil {
+		return err
+	}
+	sum := digest.Sum()
+	end.Rows, end.Sha256 = digest.Rows, sum[:]
+	return send(&pb.ReportResponse{Part: &pb.ReportResponse_End{End: end}})
+}
+
+// reportHeader says what a report is about and stands on.
+func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *audit.Report, of *moments) (*pb.ReportHeader, error) {
+	asked, err := protojson.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	var line bytes.Buffer
+	if err := json.Compact(&line, asked); err != nil { // protojson varies its spaces on purpose
+		return nil, err
+	}
+	root, err := of.to.view.Root()
+	if err != nil {
+		return nil, err
+	}
+	h := &pb.ReportHeader{
+		Title: r.Title, Columns: r.Columns, Query: line.String(),
+		Store: of.to.view.Store().String(), StoreName: of.to.view.Head().Name,
+		Revision: uint64(of.to.view.Revision()), EvaluatedAt: timeMessage(of.to.time), Root: root[:],
+	}
+	if m := of.to.Model(); !m.IsZero() {
+		h.Model = m.String()
+	}
+	if of.from.Moment != nil {
+		h.FromRevision, h.FromEvaluatedAt = uint64(of.from.view.Revision()), timeMessage(of.from.time)
+		if m := of.from.Model(); !m.IsZero() {
+			h.FromModel = m.String()
+		}
+	}
+	return h, s.vouch(ctx, h, of.to.view)
+}
+
+// vouch adds the checkpoint that a report stands on, if this replica signs: of its
+// revision or a later one, which then is proved to begin with it.
+func (s *Server) vouch(ctx context.Context, h *pb.ReportHeader, v *index.View) error {
+	if s.cfg.Signer == nil {
+		return nil
+	}
+	note, c, err := s.checkpoint(ctx, v.Store())
+	if err != nil {
+		return err
+	}
+	signed, err := s.cfg.Projector.View(ctx, v.Store(), projector.Freshness{Kind: projector.AtRevision, Revision: c.Size})
+	if err != nil {
+		return err
+	}
+	defer signed.Close()
+	proof, err := seal.ProveConsistency(v.Revision(), c.Size, signed)
+	if err != nil {
+		return err
+	}
+	h.Checkpoint, h.Key, h.ConsistencyProof = string(note), s.cfg.Signer.Key().String(), proofMessage(proof)
+	return nil
+}
+
+// A moment is one of a report's, and what it began with.
+type moment struct {
+	*audit.Moment
+	view *index.View
+	time int64
+}
+
+// The moments of a report: from is empty unless it is between two.
+type moments struct {
+	from, to moment
+	anyStore bool // also "system" and deleted ones
+}
+
+func (m *moments) close() {
+	for _, at := range [...]moment{m.from, m.to} {
+		if at.Moment != nil {
+			at.Close()
+		}
+	}
+}
+
+// open opens the moments that a report asks for, from only if it is given. The field is
+// that of the report in the request.
+func (m *moments) open(ctx context.Context, s *Server, store, field string, from, to *pb.Freshness) error {
+	read, view := readStore, s.liveView
+	if m.anyStore {
+		read, view = readAnyStore, s.view
+	}
+	id, err := read("store", store)
+	if err != nil {
+		return err
+	}
+	one := func(part string, f *pb.Freshness) (at moment, err error) {
+		defer func() { err = renamed(err, "freshness", field+"."+part) }()
+		if at.view, err = view(ctx, id, f); err != nil {
+			return at, err
+		}
+		if at.time, err = s.clockOf(at.view, f); err == nil {
+			at.Moment, err = audit.NewMoment(s.cfg.Engine, at.view, at.time)
+		}
+		if err != nil {
+			at.view.Close()
+		}
+		return at, err
+	}
+	last := "freshness"
+	if from != nil {
+		last = "to"
+		if m.from, err = one("from", from); err != nil {
+			return err
+		}
+	}
+	if m.to, err = one(last, to); err != nil {
+		return err
+	}
+	if m.from.Moment != nil && (m.from.view.Revision() > m.to.view.Revision() || m.from.time > m.to.time) {
+		return ledger.Reject(ledger.CodeInvalid, field+".from", "must not be after to: it is revision %d at %s, and to is revision %d at %s",
+			m.from.view.Revision(), momentText(m.from.time), m.to.view.Revision(), momentText(m.to.time))
+	}
+	return nil
+}
+
+func momentText(at int64) string { return time.Unix(0, at).UTC().Format(time.RFC3339Nano) }
+
+// renamed returns err with the field that it blames under another name.
+func renamed(err error, from, to string) error {
+	var field *fieldError
+	var rejection *ledger.Rejection
+	var invalid *query.InvalidError
+	rename := func(name string) string {
+		if rest, ok := strings.CutPrefix(name, from); ok {
+			return to + rest
+		}
+		return name
+	}
+	switch {
+	case errors.As(err, &rejection):
+		r := *rejection
+		r.Field = rename(r.Field)
+		return &r
+	case errors.As(err, &field):
+		return &fieldError{rename(field.field), field.err}
+	case errors.As(err, &invalid):
+		return &query.InvalidError{Field: rename(invalid.Field), Message: invalid.Message}
+	}
+	return err
+}

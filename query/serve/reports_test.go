@@ -1,0 +1,274 @@
+//go:build unix
+
+package serve
+
+import (
+	"crypto/sha256"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/seal"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query/audit"
+)
+
+// A received is a report as its caller got it.
+type received struct {
+	header *pb.ReportHeader
+	rows   [][]string
+	end    *pb.ReportEnd
+}
+
+func (n *node) report(t *testing.T, req *pb.ReportRequest) (r received, err error) {
+	t.Helper()
+	stream, err := n.Report(context10(t), req)
+	if err != nil {
+		return r, err
+	}
+	defer stream.Close()
+	for stream.Receive() {
+		switch p := stream.Msg().Part.(type) {
+		case *pb.ReportResponse_Header:
+			if r.header != nil || r.rows != nil || r.end != nil {
+				t.Fatal("a header that is not the first part")
+			}
+			r.header = p.Header
+		case *pb.ReportResponse_Rows:
+			if r.header == nil || r.end != nil {
+				t.Fatal("rows that do not stand between header and end")
+			}
+			for _, row := range p.Rows.Rows {
+				r.rows = append(r.rows, row.Cells)
+			}
+		case *pb.ReportResponse_End:
+			r.end = p.End
+		}
+	}
+	return r, stream.Err()
+}
+
+// wantWhole holds that a report's end is of its rows, in a canonical form that another
+// writer of CSV makes too, where no cell begins with '#'.
+func (r *received) wantWhole(t *testing.T) {
+	t.Helper()
+	if r.end == nil {
+		t.Fatal("the report has no end")
+	}
+	var text strings.Builder
+	w := csv.NewWriter(&text)
+	if err := w.WriteAll(r.rows); err != nil {
+		t.Fatal(err)
+	}
+	if sum := sha256.Sum256([]byte(text.String())); r.end.Rows != uint64(len(r.rows)) || string(r.end.Sha256) != string(sum[:]) {
+		t.Errorf("the end is of %d rows with SHA-256 %x; there are %d with %x", r.end.Rows, r.end.Sha256, len(r.rows), sum)
+	}
+}
+
+func atRevision(rev uint64) *pb.Freshness {
+	return &pb.Freshness{Freshness: &pb.Freshness_AtRevision{AtRevision: rev}}
+}
+
+func TestReports(t *testing.T) {
+	file := signingKey(t)
+	with, _ := signing(t, file)
+	n := newNode(t, with)
+	store := n.store(t, testModel) // revision 2
+	n.apply(t, store, grant("group:eng", "member", "user:ann"), grant("doc:plan", "blocked", "user:eve"))
+	n.apply(t, store, grant("doc:plan", "viewer", "group:eng#member"), grant("doc:plan", "viewer", "user:*"))
+	last := n.apply(t, store, revoke("group:eng", "member", "user:ann")).Revision
+	office := grant("doc:plan", "viewer", "user:bob")
+	office.GetGrant().Condition = "office"
+
+	for _, tt := range []struct {
+		name string
+		req  *pb.ReportRequest
+		rev  uint64
+		want []string // the first columns of the rows
+	}{
+		{"access of a subject", &pb.ReportRequest{Report: &pb.ReportRequest_AccessOfSubject{
+			AccessOfSubject: &pb.AccessOfSubject{Subject: "user:ann", Freshness: atRevision(4)}}}, 4,
+			[]string{"group member group:eng held", "doc viewer doc:plan held", "doc reader doc:plan held"}},
+		{"access to an object", &pb.ReportRequest{Report: &pb.ReportRequest_AccessToObject{
+			AccessToObject: &pb.AccessToObject{Object: "doc:plan"}}}, last,
+			[]string{"blocked user:eve held", "viewer user:* held", "reader user:* held", "reader user:eve excluded"}},
+		{"difference of tuples", &pb.ReportRequest{Report: &pb.ReportRequest_Difference{
+			Difference: &pb.Difference{From: atRevision(4)}}}, last,
+			[]string{"removed group:eng member user:ann"}},
+		{"difference of effective access", &pb.ReportRequest{Report: &pb.ReportRequest_Difference{
+			Difference: &pb.Difference{From: atRevision(3), To: atRevision(4), Effective: true}}}, 4,
+			[]string{"gained user:* reader doc:plan", "gained user:ann reader doc:plan", "unchanged user:eve reader doc:plan",
+				"gained user:* viewer doc:plan", "gained user:ann viewer doc:plan"}},
+		{"recorded changes", &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{
+			RecordedChanges: &pb.RecordedChanges{To: atRevision(2), WithoutTicket: true}}}, 2, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.req.Store = store
+			r, err := n.report(t, tt.req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.wantWhole(t)
+			h := r.header
+			if h.Title != tt.name || h.Store != store || h.StoreName != "acme" || h.Revision != tt.rev || h.Model == "" || !strings.HasPrefix(h.Query, `{"store":"`+store+`","`) {
+				t.Errorf("the header is %v", h)
+			}
+			if tt.name == "recorded changes" {
+				if len(r.rows) != 2 {
+					t.Errorf("the rows are %q", r.rows)
+				}
+			} else if got := firstCells(r.rows, tt.want); !slices.Equal(got, tt.want) {
+				t.Errorf("the rows begin with\n%q, want\n%q", got, tt.want)
+			}
+			id, err := ledger.ParseID(store)
+			if err != nil {
+				t.Fatal(err)
+			}
+			key, err := seal.ParseKey(h.Key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c, err := key.Open(id, []byte(h.Checkpoint))
+			if err != nil {
+				t.Fatal(err)
+			}
+			proof := make([]ledger.Hash, len(h.ConsistencyProof))
+			for i, hash := range h.ConsistencyProof {
+				proof[i] = ledger.Hash(hash)
+			}
+			if err := seal.CheckConsistency(ledger.Revision(h.Revision), ledger.Hash(h.Root), c.Size, c.Root, proof); err != nil || uint64(c.Size) != last {
+				t.Errorf("the checkpoint is of %d: %v", c.Size, err)
+			}
+		})
+	}
+
+	// What has no answer is counted.
+	n.apply(t, store, office)
+	r, err := n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: "doc:plan"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.wantWhole(t)
+	if r.end.Undecided != 0 {
+		t.Errorf("user:bob holds it as everyone does, and %d rows are undecided", r.end.Undecided)
+	}
+	n.apply(t, store, revoke("doc:plan", "viewer", "user:*"))
+	if r, err = n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: "doc:plan"}}}); err != nil {
+		t.Fatal(err)
+	}
+	r.wantWhole(t)
+	if want := `undecided: condition "office": the context lacks allowed, country`; r.end.Undecided != 2 || !slices.ContainsFunc(r.rows, func(cells []string) bool { return cells[2] == want }) {
+		t.Errorf("%d rows are undecided, want 2 with %q: %q", r.end.Undecided, want, r.rows)
+	}
+}
+
+// firstCells returns as many cells of each row as the wanted texts have words.
+func firstCells(rows [][]string, want []string) (texts []string) {
+	for i, cells := range rows {
+		n := len(cells)
+		if i < len(want) {
+			n = min(n, len(strings.Fields(want[i])))
+		}
+		texts = append(texts, strings.Join(cells[:n], " "))
+	}
+	return texts
+}
+
+func TestBadReports(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, testModel)
+	other := n.store(t, testModel)
+	access := func(subject string, f *pb.Freshness) *pb.ReportRequest {
+		return &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: subject, Freshness: f}}}
+	}
+	diff := func(from, to *pb.Freshness) *pb.ReportRequest {
+		return &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_Difference{Difference: &pb.Difference{From: from, To: to}}}
+	}
+	token := n.apply(t, other, grant("doc:plan", "viewer", "user:ann")).Token
+	for _, tt := range []struct {
+		name  string
+		req   *pb.ReportRequest
+		code  connect.Code
+		why   pb.Rejection_Code
+		field string
+		part  string // of the message
+	}{
+		{"no report", &pb.ReportRequest{Store: store}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "report", "missing"},
+		{"no store", &pb.ReportRequest{Report: access("user:ann", nil).Report}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "store", "empty"},
+		{"unknown store", &pb.ReportRequest{Store: ledger.NewID().String(), Report: access("user:ann", nil).Report}, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "store", ""},
+		{"malformed subject", access("ann", nil), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "access_of_subject.subject", ""},
+		{"unknown type", access("robot:r2", nil), connect.CodeInvalidArgument, pb.Rejection_INVALID, "access_of_subject.subject", `"robot"`},
+		{"before the model", access("user:ann", atRevision(1)), connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "model", "no model"},
+		{"future revision", access("user:ann", atRevision(99)), connect.CodeInvalidArgument, pb.Rejection_INVALID, "access_of_subject.freshness.at_revision", "future"},
+		{"revision 0", access("user:ann", atRevision(0)), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "access_of_subject.freshness.at_revision", "at least 1"},
+		{"malformed object", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: "doc:"}}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "access_to_object.object.id", ""},
+		{"no from", diff(nil, nil), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from", "missing"},
+		{"from after to", diff(atRevision(2), atRevision(1)), connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from", "after"},
+		{"a token of another store", diff(&pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: token}}, nil),
+			connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from.at_token", "store"},
+		{"a malformed token", diff(&pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: "x"}}, nil),
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from.at_token", "token"},
+		{"a malformed channel", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{OutsideChannels: []string{"ok", "a\nb"}}}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "recorded_changes.outside_channels[1]", "control"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := n.report(t, tt.req)
+			wantRejection(t, err, tt.code, tt.why, tt.field, tt.part)
+			if r.header != nil {
+				t.Error("a report began all the same")
+			}
+		})
+	}
+}
+
+// TestReportStreams holds that rows are sent before all are made, that none is kept once
+// it is sent, and that a report that fails or is not taken has no end.
+func TestReportStreams(t *testing.T) {
+	broken := errors.New("broken")
+	made := 0
+	report := func(n int, err error) *audit.Report {
+		made = 0
+		return &audit.Report{Columns: []string{"n", "text"}, Rows: iter.Seq2[audit.Row, error](func(yield func(audit.Row, error) bool) {
+			for range n {
+				if made++; !yield(audit.Row{Cells: []string{fmt.Sprint(made), strings.Repeat("x", made%1000)}}, nil) {
+					return
+				}
+			}
+			if err != nil {
+				yield(audit.Row{}, err)
+			}
+		})}
+	}
+	const n = 5000
+	rows, sent, ended := 0, 0, false
+	send := func(m *pb.ReportResponse) error {
+		sent++
+		if end := m.GetEnd(); end != nil {
+			ended = true
+			return nil
+		}
+		got := len(m.GetRows().GetRows())
+		if rows += got; got > reportRows || rows != made {
+			t.Errorf("an answer has %d rows, and all have %d of the %d that are made", got, rows, made)
+		}
+		return nil
+	}
+	if err := sendRows(report(n, nil), send); err != nil || rows != n || !ended {
+		t.Errorf("%d rows were sent, with the end: %t, and %v", rows, ended, err)
+	}
+	rows, ended = 0, false
+	if err := sendRows(report(250, broken), send); !errors.Is(err, broken) || ended {
+		t.Errorf("a report that fails: %v, with the end: %t", err, ended)
+	}
+	sent = 0
+	if err := sendRows(report(n, nil), func(*pb.ReportResponse) error { sent++; return broken }); !errors.Is(err, broken) || sent != 1 || made > reportRows {
+		t.Errorf("a caller that left: %v, after %d answers and %d rows", err, sent, made)
+	}
+}
