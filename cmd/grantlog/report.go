@@ -212,7 +212,7 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 	}
 	p := newProgress(a.stderr)
 	defer p.end()
-	return replaceFile(r.out, func(to io.Writer) error { return write(to, p) })
+	return writeFile(r.out, true, func(f *os.File) error { return write(f, p) })
 }
 
 // report receives a report, checks it, and hands it on. What it hands on is all of it, and
@@ -254,7 +254,7 @@ func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Ke
 			if err := w.pause(); err != nil {
 				return err
 			}
-			p.rows(digest.Rows)
+			p.say("%d rows …", digest.Rows)
 		case *pb.ReportResponse_End:
 			sum := digest.Sum()
 			if header == nil || part.End.GetRows() != digest.Rows || string(part.End.GetSha256()) != string(sum[:]) {
@@ -312,17 +312,4 @@ func vouchedFor(h *pb.ReportHeader, pinned seal.Key) (string, error) {
 		by = "a key that the server names"
 	}
 	return fmt.Sprintf("revision %d, signed by %s, %s; verified", c.Size, key.Name(), by), nil
-}
-
-// readPublicKey reads a public key: its text, or a file that holds it.
-func readPublicKey(text string) (seal.Key, error) {
-	key, err := seal.ParseKey(text)
-	if err == nil {
-		return key, nil
-	}
-	data, fileErr := os.ReadFile(text)
-	if fileErr != nil {
-		return seal.Key{}, fmt.Errorf("%w; nor is it a file: %w", err, fileErr)
-	}
-	return seal.ParseKey(string(data))
 }

@@ -8,8 +8,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -255,68 +253,4 @@ func (w *tableReport) end(e *pb.ReportEnd) error {
 	}
 	fmt.Fprintf(w, "%s, SHA-256 %x\n", text, e.GetSha256())
 	return w.Flush()
-}
-
-// A progress tells on a terminal how many rows there are so far; nil tells nothing.
-type progress struct {
-	to   io.Writer
-	last time.Time
-	told bool
-}
-
-// newProgress returns a progress on a terminal, nil for anything else.
-func newProgress(to io.Writer) *progress {
-	f, ok := to.(*os.File)
-	if !ok {
-		return nil
-	}
-	info, err := f.Stat()
-	if err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return nil
-	}
-	return &progress{to: to}
-}
-
-func (p *progress) rows(n uint64) {
-	if p == nil || time.Since(p.last) < 200*time.Millisecond {
-		return
-	}
-	p.last, p.told = time.Now(), true
-	fmt.Fprintf(p.to, "\r%d rows …\x1b[K", n)
-}
-
-// end takes away what was told.
-func (p *progress) end() {
-	if p != nil && p.told {
-		fmt.Fprint(p.to, "\r\x1b[K")
-	}
-}
-
-// replaceFile writes a file that has its name only once it is whole and on disk. A file
-// that had the name before is replaced then, and left as it was if anything fails.
-func replaceFile(name string, write func(io.Writer) error) (err error) {
-	dir := filepath.Dir(name)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-		}
-	}()
-	if err := write(f); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDirectory(dir)
 }

@@ -35,6 +35,9 @@ func NewTrailer(v *index.View, last ledger.Revision, note []byte, key seal.Key) 
 func Export(ctx context.Context, h Header, t Trailer, view func(context.Context) (*index.View, error), send func(chunk []byte, done uint64) error) error {
 	buf := AppendHeader(nil, h)
 	for next := h.First; next <= h.Last; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		v, err := view(ctx)
 		if err != nil {
 			return err

@@ -16,6 +16,3 @@ func (s *Server) Explain(context.Context, *pb.ExplainRequest) (*pb.ExplainRespon
 func (s *Server) History(context.Context, *pb.HistoryRequest, *connect.ServerStream[pb.HistoryResponse]) error {
 	return errPending
 }
-func (s *Server) Export(context.Context, *pb.ExportRequest, *connect.ServerStream[pb.ExportResponse]) error {
-	return errPending
-}

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/grantlog/grantlog/ledger/seal"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query/audit"
+	"github.com/spf13/cobra"
+)
+
+func (a *app) auditExportCommand() *cobra.Command {
+	q := &pb.ExportRequest{}
+	var key string
+	var force bool
+	c := &cobra.Command{
+		Use:   "export FILE",
+		Short: "Write a store's entries to a file that verifies without a server",
+		Long: `Writes a bundle: the entries of a store, complete, with a signed checkpoint, the public
+key, and the proof that ties them together. "grantlog audit verify" needs nothing else.
+The store "system" and deleted stores can be exported too. The server needs a signing
+key.
+
+The bundle of a whole store, or of its beginning up to --to, can be folded again, so
+that every outcome is verified too. One with --from cannot: its entries are verified
+to be those that were signed.
+
+The file gets its name when it is whole, checked and on disk; if anything fails, the
+disk is full, or on Ctrl-C, there is no file. It says who may do what and who decided
+it, so only you can read it. It is not compressed, and compresses well.`,
+		Example: `  grantlog audit export --store acme acme.bundle
+  grantlog audit export --store acme --from 4000 --to 4999 acme-q3.bundle
+  grantlog audit export --store acme --key auditor.pub acme.bundle --force`,
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "-" {
+				return errors.New("a bundle is written to a file, so that half of one never stands under its name; name a file")
+			}
+			return a.export(cmd.Context(), q, args[0], key, force)
+		},
+	}
+	f := c.Flags()
+	f.Uint64Var(&q.From, "from", 0, "the first `revision`; 1 if not given")
+	f.Uint64Var(&q.To, "to", 0, "the last `revision`; the newest if not given")
+	f.StringVar(&key, "key", "", "the public key that must have signed, its `text or file`")
+	f.BoolVar(&force, "force", false, "replace a file of that name")
+	return c
+}
+
+// An ExportReport is what export prints with -o json.
+type ExportReport struct {
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
+	BundleReport
+}
+
+func (a *app) export(ctx context.Context, q *pb.ExportRequest, file, key string, force bool) error {
+	var o audit.Options
+	if key != "" {
+		var err error
+		if o.Key, err = readPublicKey(key); err != nil {
+			return fmt.Errorf("--key: %w", err)
+		}
+	}
+	if err := mayWrite(file, force); err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	patient, cancel := a.patience(ctx)
+	defer cancel()
+	if q.Store, err = a.storeID(patient, c); err != nil {
+		return err
+	}
+	report := ExportReport{File: file}
+	p := newProgress(a.stderr)
+	defer p.end()
+	err = writeFile(file, force, func(f *os.File) error {
+		if report.Bytes, err = c.export(ctx, q, f, p); err != nil {
+			return err
+		}
+		// What arrived is read again, so that a bundle which has its name also verifies.
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		r, err := audit.Verify(ctx, f, o)
+		var fault *audit.BundleError
+		if errors.As(err, &fault) {
+			return fmt.Errorf("what the server sent does not verify, and is not kept: %w", err)
+		}
+		report.BundleReport = bundleReport(&r)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p.end()
+	if a.json() {
+		return a.value(&report)
+	}
+	r := &report.BundleReport
+	return a.facts("exported to "+file,
+		"store", r.Store, "entries", r.entries(), "time", r.From+" to "+r.To, "checkpoint", r.checkpoint(), "root", r.Root,
+		"key", r.key(), "bytes", fmt.Sprint(report.Bytes), "next", "grantlog audit verify "+file)
+}
+
+// export writes a bundle as it arrives, and returns how many bytes it has.
+func (c *client) export(ctx context.Context, q *pb.ExportRequest, f *os.File, p *progress) (int64, error) {
+	stream, err := c.audit.Export(ctx, q)
+	if err != nil {
+		return 0, c.plain(err)
+	}
+	defer stream.Close()
+	w := bufio.NewWriterSize(f, audit.MaxChunk)
+	written := int64(0)
+	for stream.Receive() {
+		m := stream.Msg()
+		n, err := w.Write(m.GetChunk())
+		if written += int64(n); err != nil {
+			return written, err
+		}
+		p.say("%d of %d entries …", m.GetDone(), m.GetTotal())
+	}
+	if err := stream.Err(); err != nil {
+		return written, c.plain(err)
+	}
+	return written, w.Flush()
+}
+
+// readPublicKey reads a public key: its text, or a file that holds it.
+func readPublicKey(text string) (seal.Key, error) {
+	key, err := seal.ParseKey(text)
+	if err == nil {
+		return key, nil
+	}
+	if _, statErr := os.Stat(text); statErr != nil {
+		return seal.Key{}, fmt.Errorf("%w; nor is there such a file", err)
+	}
+	return audit.ReadPublicKey(text)
+}
+
+func rootText(root []byte) string { return base64.StdEncoding.EncodeToString(root) }
