@@ -151,7 +151,7 @@ by subject for those whose own grants changed, then by object for all others.
 func (a *app) auditChangesCommand() *cobra.Command {
 	var r reporting
 	var from, to string
-	var f pb.RecordedChanges
+	var f pb.EntryFilter
 	c := &cobra.Command{
 		Use:   "changes",
 		Short: "Report the changes that were asked for",
@@ -165,14 +165,15 @@ such. Deleted stores and the store "system" have reports of changes too.
   grantlog audit changes --outside-channel okta --outside-channel terraform --format csv`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			changes := &pb.RecordedChanges{Filter: &f}
 			var err error
-			if f.From, err = reportMoment("from", from); err != nil {
+			if changes.From, err = reportMoment("from", from); err != nil {
 				return err
 			}
-			if f.To, err = reportMoment("to", to); err != nil {
+			if changes.To, err = reportMoment("to", to); err != nil {
 				return err
 			}
-			return a.report(cmd.Context(), &r, &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &f}})
+			return a.report(cmd.Context(), &r, &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: changes}})
 		},
 	}
 	flags := c.Flags()

@@ -3,31 +3,18 @@ package audit
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/query"
 )
 
-// A ChangesFilter says which recorded changes are wanted. What is empty matches all.
-type ChangesFilter struct {
-	WithoutTicket   bool     // only those whose command names no ticket
-	OutsideChannels []string // only those that came through another channel, or through none
-}
-
-func (f *ChangesFilter) matches(c *ledger.Command) bool {
-	var ticket, channel string
-	if c != nil {
-		ticket, channel = c.Ticket, c.Channel
-	}
-	return !(f.WithoutTicket && ticket != "") && !(len(f.OutsideChannels) > 0 && channel != "" && slices.Contains(f.OutsideChannels, channel))
-}
-
-// RecordedChanges reports every change that was asked for after the moment a (nil: from
-// the first entry on) up to b, one a row, in order, whatever became of it: those of
-// rejected commands and of duplicates are among them, and so are bytes that are no
-// command. Both moments are closed by the caller.
-func RecordedChanges(ctx context.Context, a, b *Moment, f ChangesFilter) Report {
+// RecordedChanges reports the changes of the entries that f fits, after the moment a (nil:
+// from the first entry on) up to b, one a row, in order, whatever became of them: those of
+// rejected commands and of duplicates are among them, and so are bytes that are no command.
+// Where f is about changes, only those that it fits are rows. Both moments are closed by
+// the caller.
+func RecordedChanges(ctx context.Context, a, b *Moment, f query.EntryFilter) Report {
 	return Report{
 		Title: "recorded changes",
 		Columns: []string{"revision", "time", "actor", "method", "ticket", "reason", "channel", "outcome", "because",
@@ -37,6 +24,7 @@ func RecordedChanges(ctx context.Context, a, b *Moment, f ChangesFilter) Report 
 			if a != nil {
 				next = a.view.Revision() + 1
 			}
+			search := query.NewEntrySearch(f)
 			var entries []*ledger.Entry
 			for next <= b.view.Revision() {
 				if err := ctx.Err(); err != nil {
@@ -46,16 +34,15 @@ func RecordedChanges(ctx context.Context, a, b *Moment, f ChangesFilter) Report 
 					return err
 				}
 				// They are gathered before they are told: a caller may take its time.
+				var err error
 				entries = entries[:0]
-				for e, err := range b.view.Entries(next) {
-					if err != nil {
-						return err
-					}
-					if entries = append(entries, e); len(entries) == entriesAtOnce {
-						break
-					}
+				next, err = search.Step(b.view, next, b.view.Revision(), entriesAtOnce, func(e *ledger.Entry) bool {
+					entries = append(entries, e)
+					return true
+				})
+				if err != nil {
+					return err
 				}
-				next += ledger.Revision(len(entries))
 				for _, e := range entries {
 					more, err := b.changes(e, &f, yield)
 					if err != nil || !more {
@@ -72,15 +59,9 @@ func RecordedChanges(ctx context.Context, a, b *Moment, f ChangesFilter) Report 
 // [ledger.MaxCommand] bytes.
 const entriesAtOnce = 64
 
-// changes yields a row for each change of an entry that f matches.
-func (m *Moment) changes(e *ledger.Entry, f *ChangesFilter, yield func(Row) bool) (more bool, err error) {
-	c, rejection := ledger.ReadCommand(e.Raw, e.FoldVersion)
-	if rejection != nil {
-		c = nil
-	}
-	if !f.matches(c) {
-		return true, nil
-	}
+// changes yields a row for each change of an entry that f fits.
+func (m *Moment) changes(e *ledger.Entry, f *query.EntryFilter, yield func(Row) bool) (more bool, err error) {
+	c, rejection := e.Command()
 	because := ""
 	switch e.Outcome.Kind {
 	case ledger.Rejected:
@@ -96,11 +77,14 @@ func (m *Moment) changes(e *ledger.Entry, f *ChangesFilter, yield func(Row) bool
 		}
 		return yield(Row{Cells: cells})
 	}
-	if c == nil {
+	if rejection != nil {
 		return row(&ledger.Command{}, "", "bytes that are no command", "", "no"), nil
 	}
 	for i := range c.Changes {
 		ch := &c.Changes[i]
+		if !f.FitsChange(*ch) {
+			continue
+		}
 		effective, err := m.effective(e, len(c.Changes), ch)
 		if err != nil {
 			return false, err

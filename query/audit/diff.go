@@ -240,7 +240,7 @@ func (m *Moment) provenance(rev ledger.Revision) (provenance, error) {
 		return provenance{}, err
 	}
 	p := provenance{time: e.Time, actor: Cell(e.Origin.Actor)}
-	if c, rejection := ledger.ReadCommand(e.Raw, e.FoldVersion); rejection == nil {
+	if c, rejection := e.Command(); rejection == nil {
 		p.ticket, p.reason = Cell(c.Ticket), Cell(c.Reason)
 	}
 	if len(m.revisions) >= maxProvenances {

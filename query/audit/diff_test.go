@@ -216,7 +216,7 @@ func TestRecordedChanges(t *testing.T) {
 	w.apply(revoking(t, "T-3", "doc:plan#viewer@user:nobody"))
 
 	columns := []string{"revision", "actor", "ticket", "channel", "outcome", "because", "change", "of", "granted", "effective"}
-	got := picked(t, RecordedChanges(background, w.at(from, 0), w.at(0, 0), ChangesFilter{}), columns...)
+	got := picked(t, RecordedChanges(background, w.at(from, 0), w.at(0, 0), query.EntryFilter{}), columns...)
 	want := []string{
 		"3 root T-1  applied  grant doc:plan#viewer@user:ann granted yes",
 		"3 root T-1  applied  grant doc:plan#viewer@user:bob granted yes",
@@ -233,19 +233,21 @@ func TestRecordedChanges(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name string
-		f    ChangesFilter
+		f    query.EntryFilter
 		want string
 	}{
-		{"without ticket", ChangesFilter{WithoutTicket: true}, "1 4 4 5 5 6"},
-		{"outside okta", ChangesFilter{OutsideChannels: []string{"okta"}}, "1 2 3 3 6 7 8"},
-		{"outside both", ChangesFilter{OutsideChannels: []string{"okta", "terraform"}}, "1 2 3 3 6 8"},
-		{"both", ChangesFilter{WithoutTicket: true, OutsideChannels: []string{"okta"}}, "1 6"},
+		{"without ticket", query.EntryFilter{WithoutTicket: true}, "1 4 4 5 5 6"},
+		{"outside okta", query.EntryFilter{OutsideChannels: []string{"okta"}}, "1 2 3 3 6 7 8"},
+		{"outside both", query.EntryFilter{OutsideChannels: []string{"okta", "terraform"}}, "1 2 3 3 6 8"},
+		{"of one tuple", query.EntryFilter{Subject: parsed(t, "doc:plan#viewer@user:ann").Subject, Kinds: []ledger.ChangeKind{ledger.Grant}}, "3 4 5 6"},
+		{"by one actor", query.EntryFilter{Actor: "mallory"}, "6"},
+		{"both", query.EntryFilter{WithoutTicket: true, OutsideChannels: []string{"okta"}}, "1 6"},
 	} {
 		if got := strings.Join(picked(t, RecordedChanges(background, nil, w.at(0, 0), tt.f), "revision"), " "); got != tt.want {
 			t.Errorf("%s: revisions %s, want %s", tt.name, got, tt.want)
 		}
 	}
-	if got := picked(t, RecordedChanges(background, nil, w.at(2, 0), ChangesFilter{}), "revision", "change"); !slices.Equal(got, []string{"1 create_store", "2 write_model"}) {
+	if got := picked(t, RecordedChanges(background, nil, w.at(2, 0), query.EntryFilter{}), "revision", "change"); !slices.Equal(got, []string{"1 create_store", "2 write_model"}) {
 		t.Errorf("the first changes are %q", got)
 	}
 }
@@ -255,7 +257,7 @@ func TestChangesOfSystem(t *testing.T) {
 	w := newReported(t)
 	w.raw("someone", []byte("no command"))
 	w.store = ledger.System
-	got := picked(t, RecordedChanges(background, nil, w.at(0, 0), ChangesFilter{}), "revision", "actor", "outcome", "change", "of")
+	got := picked(t, RecordedChanges(background, nil, w.at(0, 0), query.EntryFilter{}), "revision", "actor", "outcome", "change", "of")
 	if want := "2 someone rejected  bytes that are no command"; len(got) != 2 || got[1] != want {
 		t.Errorf("the changes of system are %q, want %q last", got, want)
 	}

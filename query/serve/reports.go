@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"time"
 
@@ -74,15 +73,16 @@ func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*p
 			r = audit.EffectiveDifference(ctx, of.from.Moment, of.to.Moment)
 		}
 	case *pb.ReportRequest_RecordedChanges:
-		f := audit.ChangesFilter{WithoutTicket: k.RecordedChanges.WithoutTicket, OutsideChannels: k.RecordedChanges.OutsideChannels}
-		for i, channel := range f.OutsideChannels {
-			if err := ledger.CheckText(fmt.Sprintf("recorded_changes.outside_channels[%d]", i), channel, 1, ledger.MaxLabel); err != nil {
-				return err
-			}
+		f, err := readEntryFilter(k.RecordedChanges.Filter)
+		if err != nil {
+			return renamed(err, "filter", "recorded_changes.filter")
 		}
 		of.anyStore = true
 		if err := of.open(ctx, s, req.Store, "recorded_changes", k.RecordedChanges.From, k.RecordedChanges.To); err != nil {
 			return err
+		}
+		if err := f.Known(of.to.view); err != nil {
+			return renamed(err, "filter", "recorded_changes.filter")
 		}
 		r = audit.RecordedChanges(ctx, of.from.Moment, of.to.Moment, f)
 	default:

@@ -106,7 +106,7 @@ func TestReports(t *testing.T) {
 			[]string{"gained user:* reader doc:plan", "gained user:ann reader doc:plan", "unchanged user:eve reader doc:plan",
 				"gained user:* viewer doc:plan", "gained user:ann viewer doc:plan"}},
 		{"recorded changes", &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{
-			RecordedChanges: &pb.RecordedChanges{To: atRevision(2), WithoutTicket: true}}}, 2, nil},
+			RecordedChanges: &pb.RecordedChanges{To: atRevision(2), Filter: &pb.EntryFilter{WithoutTicket: true}}}}, 2, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.req.Store = store
@@ -215,8 +215,10 @@ func TestBadReports(t *testing.T) {
 			connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from.at_token", "store"},
 		{"a malformed token", diff(&pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: "x"}}, nil),
 			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from.at_token", "token"},
-		{"a malformed channel", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{OutsideChannels: []string{"ok", "a\nb"}}}},
-			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "recorded_changes.outside_channels[1]", "control"},
+		{"a malformed channel", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: &pb.EntryFilter{OutsideChannels: []string{"ok", "a\nb"}}}}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "recorded_changes.filter.outside_channels[1]", "control"},
+		{"a filter with an unknown type", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: &pb.EntryFilter{Type: "file"}}}},
+			connect.CodeInvalidArgument, pb.Rejection_INVALID, "recorded_changes.filter.type", `"file"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r, err := n.report(t, tt.req)

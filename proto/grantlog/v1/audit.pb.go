@@ -22,87 +22,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// The kinds of change.
-type EntryFilter_Kind int32
-
-const (
-	// Not a kind.
-	EntryFilter_KIND_UNSPECIFIED EntryFilter_Kind = 0
-	// Grants.
-	EntryFilter_GRANT EntryFilter_Kind = 1
-	// Revokes.
-	EntryFilter_REVOKE EntryFilter_Kind = 2
-	// New models.
-	EntryFilter_WRITE_MODEL EntryFilter_Kind = 3
-	// Stores created; in the store "system", and the first entry of the store itself.
-	EntryFilter_CREATE_STORE EntryFilter_Kind = 4
-	// Stores deleted; in the store "system", and the last entry of the store itself.
-	EntryFilter_DELETE_STORE EntryFilter_Kind = 5
-	// Losses accepted; in the store "system".
-	EntryFilter_ADVANCE_EPOCH EntryFilter_Kind = 6
-	// Fold versions; in the store "system".
-	EntryFilter_ACTIVATE EntryFilter_Kind = 7
-	// Room made for stores from bundles; in the store "system".
-	EntryFilter_BEGIN_RESTORE EntryFilter_Kind = 8
-	// Restored stores opened; in the store "system".
-	EntryFilter_END_RESTORE EntryFilter_Kind = 9
-)
-
-// Enum value maps for EntryFilter_Kind.
-var (
-	EntryFilter_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "GRANT",
-		2: "REVOKE",
-		3: "WRITE_MODEL",
-		4: "CREATE_STORE",
-		5: "DELETE_STORE",
-		6: "ADVANCE_EPOCH",
-		7: "ACTIVATE",
-		8: "BEGIN_RESTORE",
-		9: "END_RESTORE",
-	}
-	EntryFilter_Kind_value = map[string]int32{
-		"KIND_UNSPECIFIED": 0,
-		"GRANT":            1,
-		"REVOKE":           2,
-		"WRITE_MODEL":      3,
-		"CREATE_STORE":     4,
-		"DELETE_STORE":     5,
-		"ADVANCE_EPOCH":    6,
-		"ACTIVATE":         7,
-		"BEGIN_RESTORE":    8,
-		"END_RESTORE":      9,
-	}
-)
-
-func (x EntryFilter_Kind) Enum() *EntryFilter_Kind {
-	p := new(EntryFilter_Kind)
-	*p = x
-	return p
-}
-
-func (x EntryFilter_Kind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (EntryFilter_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_grantlog_v1_audit_proto_enumTypes[0].Descriptor()
-}
-
-func (EntryFilter_Kind) Type() protoreflect.EnumType {
-	return &file_grantlog_v1_audit_proto_enumTypes[0]
-}
-
-func (x EntryFilter_Kind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use EntryFilter_Kind.Descriptor instead.
-func (EntryFilter_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{1, 0}
-}
-
 // What became of it.
 type HistoryItem_Kind int32
 
@@ -148,11 +67,11 @@ func (x HistoryItem_Kind) String() string {
 }
 
 func (HistoryItem_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_grantlog_v1_audit_proto_enumTypes[1].Descriptor()
+	return file_grantlog_v1_audit_proto_enumTypes[0].Descriptor()
 }
 
 func (HistoryItem_Kind) Type() protoreflect.EnumType {
-	return &file_grantlog_v1_audit_proto_enumTypes[1]
+	return &file_grantlog_v1_audit_proto_enumTypes[0]
 }
 
 func (x HistoryItem_Kind) Number() protoreflect.EnumNumber {
@@ -161,7 +80,7 @@ func (x HistoryItem_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HistoryItem_Kind.Descriptor instead.
 func (HistoryItem_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{5, 0}
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{4, 0}
 }
 
 // ReplayRequest says which entries to stream.
@@ -326,149 +245,6 @@ func (*ReplayRequest_ResumeToken) isReplayRequest_Start() {}
 
 func (*ReplayRequest_FromTime) isReplayRequest_Start() {}
 
-// An EntryFilter says which entries are wanted: those that fit every field given. A
-// filter by actor, ticket, subject, object or the rejected outcome alone reads an index;
-// others look through all entries. Fields about changes (subject, object, type, relation,
-// kinds) must fit one and the same change, whatever was decided about it. Bytes that are no
-// command have no ticket, channel or change.
-type EntryFilter struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who asked.
-	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
-	// The ticket that asked for it.
-	Ticket string `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
-	// The subject of a grant or revoke: "user:ann", "group:eng#member", "user:*". A type or
-	// relation that no model of the store has had is INVALID_ARGUMENT.
-	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The object of a grant or revoke, "type:id", of a type as below.
-	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
-	// The type of the object of a grant or revoke. One that no model of the store has had
-	// is INVALID_ARGUMENT.
-	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
-	// The relation of a grant or revoke. One that no model of the store has had is
-	// INVALID_ARGUMENT.
-	Relation string `protobuf:"bytes,6,opt,name=relation,proto3" json:"relation,omitempty"`
-	// The kinds of change, at most 100; none: all.
-	Kinds []EntryFilter_Kind `protobuf:"varint,7,rep,packed,name=kinds,proto3,enum=grantlog.v1.EntryFilter_Kind" json:"kinds,omitempty"`
-	// The outcomes, at most 100; none: all.
-	Outcomes []Outcome_Kind `protobuf:"varint,8,rep,packed,name=outcomes,proto3,enum=grantlog.v1.Outcome_Kind" json:"outcomes,omitempty"`
-	// Only those without a ticket.
-	WithoutTicket bool `protobuf:"varint,9,opt,name=without_ticket,json=withoutTicket,proto3" json:"without_ticket,omitempty"`
-	// Only those that came through one of these channels, at most 100; none: all.
-	Channels []string `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
-	// Only those that came through none of these channels, at most 100; none: all.
-	OutsideChannels []string `protobuf:"bytes,11,rep,name=outside_channels,json=outsideChannels,proto3" json:"outside_channels,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
-}
-
-func (x *EntryFilter) Reset() {
-	*x = EntryFilter{}
-	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *EntryFilter) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*EntryFilter) ProtoMessage() {}
-
-func (x *EntryFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use EntryFilter.ProtoReflect.Descriptor instead.
-func (*EntryFilter) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{1}
-}
-
-func (x *EntryFilter) GetActor() string {
-	if x != nil {
-		return x.Actor
-	}
-	return ""
-}
-
-func (x *EntryFilter) GetTicket() string {
-	if x != nil {
-		return x.Ticket
-	}
-	return ""
-}
-
-func (x *EntryFilter) GetSubject() string {
-	if x != nil {
-		return x.Subject
-	}
-	return ""
-}
-
-func (x *EntryFilter) GetObject() string {
-	if x != nil {
-		return x.Object
-	}
-	return ""
-}
-
-func (x *EntryFilter) GetType() string {
-	if x != nil {
-		return x.Type
-	}
-	return ""
-}
-
-func (x *EntryFilter) GetRelation() string {
-	if x != nil {
-		return x.Relation
-	}
-	return ""
-}
-
-func (x *EntryFilter) GetKinds() []EntryFilter_Kind {
-	if x != nil {
-		return x.Kinds
-	}
-	return nil
-}
-
-func (x *EntryFilter) GetOutcomes() []Outcome_Kind {
-	if x != nil {
-		return x.Outcomes
-	}
-	return nil
-}
-
-func (x *EntryFilter) GetWithoutTicket() bool {
-	if x != nil {
-		return x.WithoutTicket
-	}
-	return false
-}
-
-func (x *EntryFilter) GetChannels() []string {
-	if x != nil {
-		return x.Channels
-	}
-	return nil
-}
-
-func (x *EntryFilter) GetOutsideChannels() []string {
-	if x != nil {
-		return x.OutsideChannels
-	}
-	return nil
-}
-
 // ReplayResponse is some entries in order.
 type ReplayResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -487,7 +263,7 @@ type ReplayResponse struct {
 
 func (x *ReplayResponse) Reset() {
 	*x = ReplayResponse{}
-	mi := &file_grantlog_v1_audit_proto_msgTypes[2]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +275,7 @@ func (x *ReplayResponse) String() string {
 func (*ReplayResponse) ProtoMessage() {}
 
 func (x *ReplayResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_audit_proto_msgTypes[2]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[1]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +288,7 @@ func (x *ReplayResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplayResponse.ProtoReflect.Descriptor instead.
 func (*ReplayResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{2}
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{1}
 }
 
 func (x *ReplayResponse) GetEntries() []*Entry {
@@ -558,7 +334,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_grantlog_v1_audit_proto_msgTypes[3]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -570,7 +346,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_audit_proto_msgTypes[3]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -583,7 +359,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{3}
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *HistoryRequest) GetStore() string {
@@ -645,7 +421,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_grantlog_v1_audit_proto_msgTypes[4]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +433,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_audit_proto_msgTypes[4]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +446,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{4}
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *HistoryResponse) GetItems() []*HistoryItem {
@@ -718,7 +494,7 @@ type HistoryItem struct {
 
 func (x *HistoryItem) Reset() {
 	*x = HistoryItem{}
-	mi := &file_grantlog_v1_audit_proto_msgTypes[5]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +506,7 @@ func (x *HistoryItem) String() string {
 func (*HistoryItem) ProtoMessage() {}
 
 func (x *HistoryItem) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_audit_proto_msgTypes[5]
+	mi := &file_grantlog_v1_audit_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +519,7 @@ func (x *HistoryItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryItem.ProtoReflect.Descriptor instead.
 func (*HistoryItem) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{5}
+	return file_grantlog_v1_audit_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *HistoryItem) GetKind() HistoryItem_Kind {
@@ -789,32 +565,7 @@ const file_grantlog_v1_audit_proto_rawDesc = "" +
 	"\x02to\x18\a \x01(\x04R\x02to\x123\n" +
 	"\ato_time\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x06toTime\x120\n" +
 	"\x06filter\x18\t \x01(\v2\x18.grantlog.v1.EntryFilterR\x06filterB\a\n" +
-	"\x05start\"\xa7\x04\n" +
-	"\vEntryFilter\x12\x14\n" +
-	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
-	"\x06ticket\x18\x02 \x01(\tR\x06ticket\x12\x18\n" +
-	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
-	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
-	"\x04type\x18\x05 \x01(\tR\x04type\x12\x1a\n" +
-	"\brelation\x18\x06 \x01(\tR\brelation\x123\n" +
-	"\x05kinds\x18\a \x03(\x0e2\x1d.grantlog.v1.EntryFilter.KindR\x05kinds\x125\n" +
-	"\boutcomes\x18\b \x03(\x0e2\x19.grantlog.v1.Outcome.KindR\boutcomes\x12%\n" +
-	"\x0ewithout_ticket\x18\t \x01(\bR\rwithoutTicket\x12\x1a\n" +
-	"\bchannels\x18\n" +
-	" \x03(\tR\bchannels\x12)\n" +
-	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\xad\x01\n" +
-	"\x04Kind\x12\x14\n" +
-	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
-	"\x05GRANT\x10\x01\x12\n" +
-	"\n" +
-	"\x06REVOKE\x10\x02\x12\x0f\n" +
-	"\vWRITE_MODEL\x10\x03\x12\x10\n" +
-	"\fCREATE_STORE\x10\x04\x12\x10\n" +
-	"\fDELETE_STORE\x10\x05\x12\x11\n" +
-	"\rADVANCE_EPOCH\x10\x06\x12\f\n" +
-	"\bACTIVATE\x10\a\x12\x11\n" +
-	"\rBEGIN_RESTORE\x10\b\x12\x0f\n" +
-	"\vEND_RESTORE\x10\t\"~\n" +
+	"\x05start\"~\n" +
 	"\x0eReplayResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.grantlog.v1.EntryR\aentries\x12!\n" +
 	"\fresume_token\x18\x02 \x01(\tR\vresumeToken\x12\x1b\n" +
@@ -864,69 +615,65 @@ func file_grantlog_v1_audit_proto_rawDescGZIP() []byte {
 	return file_grantlog_v1_audit_proto_rawDescData
 }
 
-var file_grantlog_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_grantlog_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_grantlog_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_grantlog_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_grantlog_v1_audit_proto_goTypes = []any{
-	(EntryFilter_Kind)(0),            // 0: grantlog.v1.EntryFilter.Kind
-	(HistoryItem_Kind)(0),            // 1: grantlog.v1.HistoryItem.Kind
-	(*ReplayRequest)(nil),            // 2: grantlog.v1.ReplayRequest
-	(*EntryFilter)(nil),              // 3: grantlog.v1.EntryFilter
-	(*ReplayResponse)(nil),           // 4: grantlog.v1.ReplayResponse
-	(*HistoryRequest)(nil),           // 5: grantlog.v1.HistoryRequest
-	(*HistoryResponse)(nil),          // 6: grantlog.v1.HistoryResponse
-	(*HistoryItem)(nil),              // 7: grantlog.v1.HistoryItem
-	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
-	(Outcome_Kind)(0),                // 9: grantlog.v1.Outcome.Kind
-	(*Entry)(nil),                    // 10: grantlog.v1.Entry
-	(*Tuple)(nil),                    // 11: grantlog.v1.Tuple
-	(*Freshness)(nil),                // 12: grantlog.v1.Freshness
-	(*GrantedTuple)(nil),             // 13: grantlog.v1.GrantedTuple
-	(*Provenance)(nil),               // 14: grantlog.v1.Provenance
-	(*ReportRequest)(nil),            // 15: grantlog.v1.ReportRequest
-	(*CheckpointRequest)(nil),        // 16: grantlog.v1.CheckpointRequest
-	(*ProveInclusionRequest)(nil),    // 17: grantlog.v1.ProveInclusionRequest
-	(*ProveConsistencyRequest)(nil),  // 18: grantlog.v1.ProveConsistencyRequest
-	(*ExportRequest)(nil),            // 19: grantlog.v1.ExportRequest
-	(*ReportResponse)(nil),           // 20: grantlog.v1.ReportResponse
-	(*CheckpointResponse)(nil),       // 21: grantlog.v1.CheckpointResponse
-	(*ProveInclusionResponse)(nil),   // 22: grantlog.v1.ProveInclusionResponse
-	(*ProveConsistencyResponse)(nil), // 23: grantlog.v1.ProveConsistencyResponse
-	(*ExportResponse)(nil),           // 24: grantlog.v1.ExportResponse
+	(HistoryItem_Kind)(0),            // 0: grantlog.v1.HistoryItem.Kind
+	(*ReplayRequest)(nil),            // 1: grantlog.v1.ReplayRequest
+	(*ReplayResponse)(nil),           // 2: grantlog.v1.ReplayResponse
+	(*HistoryRequest)(nil),           // 3: grantlog.v1.HistoryRequest
+	(*HistoryResponse)(nil),          // 4: grantlog.v1.HistoryResponse
+	(*HistoryItem)(nil),              // 5: grantlog.v1.HistoryItem
+	(*timestamppb.Timestamp)(nil),    // 6: google.protobuf.Timestamp
+	(*EntryFilter)(nil),              // 7: grantlog.v1.EntryFilter
+	(*Entry)(nil),                    // 8: grantlog.v1.Entry
+	(*Tuple)(nil),                    // 9: grantlog.v1.Tuple
+	(*Freshness)(nil),                // 10: grantlog.v1.Freshness
+	(*GrantedTuple)(nil),             // 11: grantlog.v1.GrantedTuple
+	(*Provenance)(nil),               // 12: grantlog.v1.Provenance
+	(*ReportRequest)(nil),            // 13: grantlog.v1.ReportRequest
+	(*CheckpointRequest)(nil),        // 14: grantlog.v1.CheckpointRequest
+	(*ProveInclusionRequest)(nil),    // 15: grantlog.v1.ProveInclusionRequest
+	(*ProveConsistencyRequest)(nil),  // 16: grantlog.v1.ProveConsistencyRequest
+	(*ExportRequest)(nil),            // 17: grantlog.v1.ExportRequest
+	(*ReportResponse)(nil),           // 18: grantlog.v1.ReportResponse
+	(*CheckpointResponse)(nil),       // 19: grantlog.v1.CheckpointResponse
+	(*ProveInclusionResponse)(nil),   // 20: grantlog.v1.ProveInclusionResponse
+	(*ProveConsistencyResponse)(nil), // 21: grantlog.v1.ProveConsistencyResponse
+	(*ExportResponse)(nil),           // 22: grantlog.v1.ExportResponse
 }
 var file_grantlog_v1_audit_proto_depIdxs = []int32{
-	8,  // 0: grantlog.v1.ReplayRequest.from_time:type_name -> google.protobuf.Timestamp
-	8,  // 1: grantlog.v1.ReplayRequest.to_time:type_name -> google.protobuf.Timestamp
-	3,  // 2: grantlog.v1.ReplayRequest.filter:type_name -> grantlog.v1.EntryFilter
-	0,  // 3: grantlog.v1.EntryFilter.kinds:type_name -> grantlog.v1.EntryFilter.Kind
-	9,  // 4: grantlog.v1.EntryFilter.outcomes:type_name -> grantlog.v1.Outcome.Kind
-	10, // 5: grantlog.v1.ReplayResponse.entries:type_name -> grantlog.v1.Entry
-	11, // 6: grantlog.v1.HistoryRequest.tuple:type_name -> grantlog.v1.Tuple
-	12, // 7: grantlog.v1.HistoryRequest.freshness:type_name -> grantlog.v1.Freshness
-	7,  // 8: grantlog.v1.HistoryResponse.items:type_name -> grantlog.v1.HistoryItem
-	8,  // 9: grantlog.v1.HistoryResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	1,  // 10: grantlog.v1.HistoryItem.kind:type_name -> grantlog.v1.HistoryItem.Kind
-	8,  // 11: grantlog.v1.HistoryItem.time:type_name -> google.protobuf.Timestamp
-	13, // 12: grantlog.v1.HistoryItem.grant:type_name -> grantlog.v1.GrantedTuple
-	14, // 13: grantlog.v1.HistoryItem.command:type_name -> grantlog.v1.Provenance
-	2,  // 14: grantlog.v1.AuditService.Replay:input_type -> grantlog.v1.ReplayRequest
-	5,  // 15: grantlog.v1.AuditService.History:input_type -> grantlog.v1.HistoryRequest
-	15, // 16: grantlog.v1.AuditService.Report:input_type -> grantlog.v1.ReportRequest
-	16, // 17: grantlog.v1.AuditService.Checkpoint:input_type -> grantlog.v1.CheckpointRequest
-	17, // 18: grantlog.v1.AuditService.ProveInclusion:input_type -> grantlog.v1.ProveInclusionRequest
-	18, // 19: grantlog.v1.AuditService.ProveConsistency:input_type -> grantlog.v1.ProveConsistencyRequest
-	19, // 20: grantlog.v1.AuditService.Export:input_type -> grantlog.v1.ExportRequest
-	4,  // 21: grantlog.v1.AuditService.Replay:output_type -> grantlog.v1.ReplayResponse
-	6,  // 22: grantlog.v1.AuditService.History:output_type -> grantlog.v1.HistoryResponse
-	20, // 23: grantlog.v1.AuditService.Report:output_type -> grantlog.v1.ReportResponse
-	21, // 24: grantlog.v1.AuditService.Checkpoint:output_type -> grantlog.v1.CheckpointResponse
-	22, // 25: grantlog.v1.AuditService.ProveInclusion:output_type -> grantlog.v1.ProveInclusionResponse
-	23, // 26: grantlog.v1.AuditService.ProveConsistency:output_type -> grantlog.v1.ProveConsistencyResponse
-	24, // 27: grantlog.v1.AuditService.Export:output_type -> grantlog.v1.ExportResponse
-	21, // [21:28] is the sub-list for method output_type
-	14, // [14:21] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	6,  // 0: grantlog.v1.ReplayRequest.from_time:type_name -> google.protobuf.Timestamp
+	6,  // 1: grantlog.v1.ReplayRequest.to_time:type_name -> google.protobuf.Timestamp
+	7,  // 2: grantlog.v1.ReplayRequest.filter:type_name -> grantlog.v1.EntryFilter
+	8,  // 3: grantlog.v1.ReplayResponse.entries:type_name -> grantlog.v1.Entry
+	9,  // 4: grantlog.v1.HistoryRequest.tuple:type_name -> grantlog.v1.Tuple
+	10, // 5: grantlog.v1.HistoryRequest.freshness:type_name -> grantlog.v1.Freshness
+	5,  // 6: grantlog.v1.HistoryResponse.items:type_name -> grantlog.v1.HistoryItem
+	6,  // 7: grantlog.v1.HistoryResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	0,  // 8: grantlog.v1.HistoryItem.kind:type_name -> grantlog.v1.HistoryItem.Kind
+	6,  // 9: grantlog.v1.HistoryItem.time:type_name -> google.protobuf.Timestamp
+	11, // 10: grantlog.v1.HistoryItem.grant:type_name -> grantlog.v1.GrantedTuple
+	12, // 11: grantlog.v1.HistoryItem.command:type_name -> grantlog.v1.Provenance
+	1,  // 12: grantlog.v1.AuditService.Replay:input_type -> grantlog.v1.ReplayRequest
+	3,  // 13: grantlog.v1.AuditService.History:input_type -> grantlog.v1.HistoryRequest
+	13, // 14: grantlog.v1.AuditService.Report:input_type -> grantlog.v1.ReportRequest
+	14, // 15: grantlog.v1.AuditService.Checkpoint:input_type -> grantlog.v1.CheckpointRequest
+	15, // 16: grantlog.v1.AuditService.ProveInclusion:input_type -> grantlog.v1.ProveInclusionRequest
+	16, // 17: grantlog.v1.AuditService.ProveConsistency:input_type -> grantlog.v1.ProveConsistencyRequest
+	17, // 18: grantlog.v1.AuditService.Export:input_type -> grantlog.v1.ExportRequest
+	2,  // 19: grantlog.v1.AuditService.Replay:output_type -> grantlog.v1.ReplayResponse
+	4,  // 20: grantlog.v1.AuditService.History:output_type -> grantlog.v1.HistoryResponse
+	18, // 21: grantlog.v1.AuditService.Report:output_type -> grantlog.v1.ReportResponse
+	19, // 22: grantlog.v1.AuditService.Checkpoint:output_type -> grantlog.v1.CheckpointResponse
+	20, // 23: grantlog.v1.AuditService.ProveInclusion:output_type -> grantlog.v1.ProveInclusionResponse
+	21, // 24: grantlog.v1.AuditService.ProveConsistency:output_type -> grantlog.v1.ProveConsistencyResponse
+	22, // 25: grantlog.v1.AuditService.Export:output_type -> grantlog.v1.ExportResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_audit_proto_init() }
@@ -948,8 +695,8 @@ func file_grantlog_v1_audit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_audit_proto_rawDesc), len(file_grantlog_v1_audit_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   6,
+			NumEnums:      1,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

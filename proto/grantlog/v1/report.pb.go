@@ -333,12 +333,10 @@ type RecordedChanges struct {
 	From *Freshness `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	// The last moment; absent: now.
 	To *Freshness `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// Only those without a ticket.
-	WithoutTicket bool `protobuf:"varint,3,opt,name=without_ticket,json=withoutTicket,proto3" json:"without_ticket,omitempty"`
-	// Only those that came through another channel than these, or through none.
-	OutsideChannels []string `protobuf:"bytes,4,rep,name=outside_channels,json=outsideChannels,proto3" json:"outside_channels,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Which changes; absent: all. Its fields about changes say which rows are wanted.
+	Filter        *EntryFilter `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RecordedChanges) Reset() {
@@ -385,16 +383,9 @@ func (x *RecordedChanges) GetTo() *Freshness {
 	return nil
 }
 
-func (x *RecordedChanges) GetWithoutTicket() bool {
+func (x *RecordedChanges) GetFilter() *EntryFilter {
 	if x != nil {
-		return x.WithoutTicket
-	}
-	return false
-}
-
-func (x *RecordedChanges) GetOutsideChannels() []string {
-	if x != nil {
-		return x.OutsideChannels
+		return x.Filter
 	}
 	return nil
 }
@@ -860,12 +851,11 @@ const file_grantlog_v1_report_proto_rawDesc = "" +
 	"Difference\x12*\n" +
 	"\x04from\x18\x01 \x01(\v2\x16.grantlog.v1.FreshnessR\x04from\x12&\n" +
 	"\x02to\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\x02to\x12\x1c\n" +
-	"\teffective\x18\x03 \x01(\bR\teffective\"\xb7\x01\n" +
+	"\teffective\x18\x03 \x01(\bR\teffective\"\x97\x01\n" +
 	"\x0fRecordedChanges\x12*\n" +
 	"\x04from\x18\x01 \x01(\v2\x16.grantlog.v1.FreshnessR\x04from\x12&\n" +
-	"\x02to\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\x02to\x12%\n" +
-	"\x0ewithout_ticket\x18\x03 \x01(\bR\rwithoutTicket\x12)\n" +
-	"\x10outside_channels\x18\x04 \x03(\tR\x0foutsideChannels\"\xa8\x01\n" +
+	"\x02to\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\x02to\x120\n" +
+	"\x06filter\x18\x03 \x01(\v2\x18.grantlog.v1.EntryFilterR\x06filter\"\xa8\x01\n" +
 	"\x0eReportResponse\x123\n" +
 	"\x06header\x18\x01 \x01(\v2\x19.grantlog.v1.ReportHeaderH\x00R\x06header\x12-\n" +
 	"\x04rows\x18\x02 \x01(\v2\x17.grantlog.v1.ReportRowsH\x00R\x04rows\x12*\n" +
@@ -927,7 +917,8 @@ var file_grantlog_v1_report_proto_goTypes = []any{
 	(*ReportRows)(nil),            // 8: grantlog.v1.ReportRows
 	(*ReportEnd)(nil),             // 9: grantlog.v1.ReportEnd
 	(*Freshness)(nil),             // 10: grantlog.v1.Freshness
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*EntryFilter)(nil),           // 11: grantlog.v1.EntryFilter
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_grantlog_v1_report_proto_depIdxs = []int32{
 	1,  // 0: grantlog.v1.ReportRequest.access_of_subject:type_name -> grantlog.v1.AccessOfSubject
@@ -940,17 +931,18 @@ var file_grantlog_v1_report_proto_depIdxs = []int32{
 	10, // 7: grantlog.v1.Difference.to:type_name -> grantlog.v1.Freshness
 	10, // 8: grantlog.v1.RecordedChanges.from:type_name -> grantlog.v1.Freshness
 	10, // 9: grantlog.v1.RecordedChanges.to:type_name -> grantlog.v1.Freshness
-	6,  // 10: grantlog.v1.ReportResponse.header:type_name -> grantlog.v1.ReportHeader
-	8,  // 11: grantlog.v1.ReportResponse.rows:type_name -> grantlog.v1.ReportRows
-	9,  // 12: grantlog.v1.ReportResponse.end:type_name -> grantlog.v1.ReportEnd
-	11, // 13: grantlog.v1.ReportHeader.evaluated_at:type_name -> google.protobuf.Timestamp
-	11, // 14: grantlog.v1.ReportHeader.from_evaluated_at:type_name -> google.protobuf.Timestamp
-	7,  // 15: grantlog.v1.ReportRows.rows:type_name -> grantlog.v1.ReportRow
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	11, // 10: grantlog.v1.RecordedChanges.filter:type_name -> grantlog.v1.EntryFilter
+	6,  // 11: grantlog.v1.ReportResponse.header:type_name -> grantlog.v1.ReportHeader
+	8,  // 12: grantlog.v1.ReportResponse.rows:type_name -> grantlog.v1.ReportRows
+	9,  // 13: grantlog.v1.ReportResponse.end:type_name -> grantlog.v1.ReportEnd
+	12, // 14: grantlog.v1.ReportHeader.evaluated_at:type_name -> google.protobuf.Timestamp
+	12, // 15: grantlog.v1.ReportHeader.from_evaluated_at:type_name -> google.protobuf.Timestamp
+	7,  // 16: grantlog.v1.ReportRows.rows:type_name -> grantlog.v1.ReportRow
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_report_proto_init() }

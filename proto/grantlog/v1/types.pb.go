@@ -280,6 +280,87 @@ func (Entry_Method) EnumDescriptor() ([]byte, []int) {
 	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16, 0}
 }
 
+// The kinds of change.
+type EntryFilter_Kind int32
+
+const (
+	// Not a kind.
+	EntryFilter_KIND_UNSPECIFIED EntryFilter_Kind = 0
+	// Grants.
+	EntryFilter_GRANT EntryFilter_Kind = 1
+	// Revokes.
+	EntryFilter_REVOKE EntryFilter_Kind = 2
+	// New models.
+	EntryFilter_WRITE_MODEL EntryFilter_Kind = 3
+	// Stores created; in the store "system", and the first entry of the store itself.
+	EntryFilter_CREATE_STORE EntryFilter_Kind = 4
+	// Stores deleted; in the store "system", and the last entry of the store itself.
+	EntryFilter_DELETE_STORE EntryFilter_Kind = 5
+	// Losses accepted; in the store "system".
+	EntryFilter_ADVANCE_EPOCH EntryFilter_Kind = 6
+	// Fold versions; in the store "system".
+	EntryFilter_ACTIVATE EntryFilter_Kind = 7
+	// Room made for stores from bundles; in the store "system".
+	EntryFilter_BEGIN_RESTORE EntryFilter_Kind = 8
+	// Restored stores opened; in the store "system".
+	EntryFilter_END_RESTORE EntryFilter_Kind = 9
+)
+
+// Enum value maps for EntryFilter_Kind.
+var (
+	EntryFilter_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "GRANT",
+		2: "REVOKE",
+		3: "WRITE_MODEL",
+		4: "CREATE_STORE",
+		5: "DELETE_STORE",
+		6: "ADVANCE_EPOCH",
+		7: "ACTIVATE",
+		8: "BEGIN_RESTORE",
+		9: "END_RESTORE",
+	}
+	EntryFilter_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED": 0,
+		"GRANT":            1,
+		"REVOKE":           2,
+		"WRITE_MODEL":      3,
+		"CREATE_STORE":     4,
+		"DELETE_STORE":     5,
+		"ADVANCE_EPOCH":    6,
+		"ACTIVATE":         7,
+		"BEGIN_RESTORE":    8,
+		"END_RESTORE":      9,
+	}
+)
+
+func (x EntryFilter_Kind) Enum() *EntryFilter_Kind {
+	p := new(EntryFilter_Kind)
+	*p = x
+	return p
+}
+
+func (x EntryFilter_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (EntryFilter_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_grantlog_v1_types_proto_enumTypes[4].Descriptor()
+}
+
+func (EntryFilter_Kind) Type() protoreflect.EnumType {
+	return &file_grantlog_v1_types_proto_enumTypes[4]
+}
+
+func (x EntryFilter_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use EntryFilter_Kind.Descriptor instead.
+func (EntryFilter_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{23, 0}
+}
+
 // A Tuple states that a subject holds a relation on an object.
 type Tuple struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2122,6 +2203,149 @@ func (x *MissingContext) GetParameters() []string {
 	return nil
 }
 
+// An EntryFilter says which entries are wanted: those that fit every field given. A
+// filter by actor, ticket, subject, object or the rejected outcome alone reads an index;
+// others look through all entries. Fields about changes (subject, object, type, relation,
+// kinds) must fit one and the same change, whatever was decided about it. Bytes that are no
+// command have no ticket, channel or change.
+type EntryFilter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asked.
+	Actor string `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	// The ticket that asked for it.
+	Ticket string `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
+	// The subject of a grant or revoke: "user:ann", "group:eng#member", "user:*". A type or
+	// relation that no model of the store has had is INVALID_ARGUMENT.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// The object of a grant or revoke, "type:id", of a type as below.
+	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
+	// The type of the object of a grant or revoke. One that no model of the store has had
+	// is INVALID_ARGUMENT.
+	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
+	// The relation of a grant or revoke. One that no model of the store has had is
+	// INVALID_ARGUMENT.
+	Relation string `protobuf:"bytes,6,opt,name=relation,proto3" json:"relation,omitempty"`
+	// The kinds of change, at most 100; none: all.
+	Kinds []EntryFilter_Kind `protobuf:"varint,7,rep,packed,name=kinds,proto3,enum=grantlog.v1.EntryFilter_Kind" json:"kinds,omitempty"`
+	// The outcomes, at most 100; none: all.
+	Outcomes []Outcome_Kind `protobuf:"varint,8,rep,packed,name=outcomes,proto3,enum=grantlog.v1.Outcome_Kind" json:"outcomes,omitempty"`
+	// Only those without a ticket.
+	WithoutTicket bool `protobuf:"varint,9,opt,name=without_ticket,json=withoutTicket,proto3" json:"without_ticket,omitempty"`
+	// Only those that came through one of these channels, at most 100; none: all.
+	Channels []string `protobuf:"bytes,10,rep,name=channels,proto3" json:"channels,omitempty"`
+	// Only those that came through none of these channels, at most 100; none: all.
+	OutsideChannels []string `protobuf:"bytes,11,rep,name=outside_channels,json=outsideChannels,proto3" json:"outside_channels,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *EntryFilter) Reset() {
+	*x = EntryFilter{}
+	mi := &file_grantlog_v1_types_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntryFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntryFilter) ProtoMessage() {}
+
+func (x *EntryFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_types_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntryFilter.ProtoReflect.Descriptor instead.
+func (*EntryFilter) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *EntryFilter) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetTicket() string {
+	if x != nil {
+		return x.Ticket
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetObject() string {
+	if x != nil {
+		return x.Object
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetType() string {
+	if x != nil {
+		return x.Type
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetRelation() string {
+	if x != nil {
+		return x.Relation
+	}
+	return ""
+}
+
+func (x *EntryFilter) GetKinds() []EntryFilter_Kind {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *EntryFilter) GetOutcomes() []Outcome_Kind {
+	if x != nil {
+		return x.Outcomes
+	}
+	return nil
+}
+
+func (x *EntryFilter) GetWithoutTicket() bool {
+	if x != nil {
+		return x.WithoutTicket
+	}
+	return false
+}
+
+func (x *EntryFilter) GetChannels() []string {
+	if x != nil {
+		return x.Channels
+	}
+	return nil
+}
+
+func (x *EntryFilter) GetOutsideChannels() []string {
+	if x != nil {
+		return x.OutsideChannels
+	}
+	return nil
+}
+
 var File_grantlog_v1_types_proto protoreflect.FileDescriptor
 
 const file_grantlog_v1_types_proto_rawDesc = "" +
@@ -2278,7 +2502,32 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\tcondition\x18\x01 \x01(\tR\tcondition\x12\x1e\n" +
 	"\n" +
 	"parameters\x18\x02 \x03(\tR\n" +
-	"parametersB;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
+	"parameters\"\xa7\x04\n" +
+	"\vEntryFilter\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06ticket\x18\x02 \x01(\tR\x06ticket\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06object\x18\x04 \x01(\tR\x06object\x12\x12\n" +
+	"\x04type\x18\x05 \x01(\tR\x04type\x12\x1a\n" +
+	"\brelation\x18\x06 \x01(\tR\brelation\x123\n" +
+	"\x05kinds\x18\a \x03(\x0e2\x1d.grantlog.v1.EntryFilter.KindR\x05kinds\x125\n" +
+	"\boutcomes\x18\b \x03(\x0e2\x19.grantlog.v1.Outcome.KindR\boutcomes\x12%\n" +
+	"\x0ewithout_ticket\x18\t \x01(\bR\rwithoutTicket\x12\x1a\n" +
+	"\bchannels\x18\n" +
+	" \x03(\tR\bchannels\x12)\n" +
+	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\xad\x01\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
+	"\x05GRANT\x10\x01\x12\n" +
+	"\n" +
+	"\x06REVOKE\x10\x02\x12\x0f\n" +
+	"\vWRITE_MODEL\x10\x03\x12\x10\n" +
+	"\fCREATE_STORE\x10\x04\x12\x10\n" +
+	"\fDELETE_STORE\x10\x05\x12\x11\n" +
+	"\rADVANCE_EPOCH\x10\x06\x12\f\n" +
+	"\bACTIVATE\x10\a\x12\x11\n" +
+	"\rBEGIN_RESTORE\x10\b\x12\x0f\n" +
+	"\vEND_RESTORE\x10\tB;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
 
 var (
 	file_grantlog_v1_types_proto_rawDescOnce sync.Once
@@ -2292,76 +2541,80 @@ func file_grantlog_v1_types_proto_rawDescGZIP() []byte {
 	return file_grantlog_v1_types_proto_rawDescData
 }
 
-var file_grantlog_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_grantlog_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_grantlog_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_grantlog_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_grantlog_v1_types_proto_goTypes = []any{
 	(ModelSource_Kind)(0),         // 0: grantlog.v1.ModelSource.Kind
 	(Outcome_Kind)(0),             // 1: grantlog.v1.Outcome.Kind
 	(Rejection_Code)(0),           // 2: grantlog.v1.Rejection.Code
 	(Entry_Method)(0),             // 3: grantlog.v1.Entry.Method
-	(*Tuple)(nil),                 // 4: grantlog.v1.Tuple
-	(*Command)(nil),               // 5: grantlog.v1.Command
-	(*Precondition)(nil),          // 6: grantlog.v1.Precondition
-	(*Change)(nil),                // 7: grantlog.v1.Change
-	(*Grant)(nil),                 // 8: grantlog.v1.Grant
-	(*Revoke)(nil),                // 9: grantlog.v1.Revoke
-	(*CreateStore)(nil),           // 10: grantlog.v1.CreateStore
-	(*DeleteStore)(nil),           // 11: grantlog.v1.DeleteStore
-	(*ModelSource)(nil),           // 12: grantlog.v1.ModelSource
-	(*BeginRestore)(nil),          // 13: grantlog.v1.BeginRestore
-	(*EndRestore)(nil),            // 14: grantlog.v1.EndRestore
-	(*Epoch)(nil),                 // 15: grantlog.v1.Epoch
-	(*Activate)(nil),              // 16: grantlog.v1.Activate
-	(*Cut)(nil),                   // 17: grantlog.v1.Cut
-	(*Outcome)(nil),               // 18: grantlog.v1.Outcome
-	(*Rejection)(nil),             // 19: grantlog.v1.Rejection
-	(*Entry)(nil),                 // 20: grantlog.v1.Entry
-	(*Freshness)(nil),             // 21: grantlog.v1.Freshness
-	(*Provenance)(nil),            // 22: grantlog.v1.Provenance
-	(*Behind)(nil),                // 23: grantlog.v1.Behind
-	(*UnknownOutcome)(nil),        // 24: grantlog.v1.UnknownOutcome
-	(*BudgetExhausted)(nil),       // 25: grantlog.v1.BudgetExhausted
-	(*MissingContext)(nil),        // 26: grantlog.v1.MissingContext
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 29: google.protobuf.Struct
+	(EntryFilter_Kind)(0),         // 4: grantlog.v1.EntryFilter.Kind
+	(*Tuple)(nil),                 // 5: grantlog.v1.Tuple
+	(*Command)(nil),               // 6: grantlog.v1.Command
+	(*Precondition)(nil),          // 7: grantlog.v1.Precondition
+	(*Change)(nil),                // 8: grantlog.v1.Change
+	(*Grant)(nil),                 // 9: grantlog.v1.Grant
+	(*Revoke)(nil),                // 10: grantlog.v1.Revoke
+	(*CreateStore)(nil),           // 11: grantlog.v1.CreateStore
+	(*DeleteStore)(nil),           // 12: grantlog.v1.DeleteStore
+	(*ModelSource)(nil),           // 13: grantlog.v1.ModelSource
+	(*BeginRestore)(nil),          // 14: grantlog.v1.BeginRestore
+	(*EndRestore)(nil),            // 15: grantlog.v1.EndRestore
+	(*Epoch)(nil),                 // 16: grantlog.v1.Epoch
+	(*Activate)(nil),              // 17: grantlog.v1.Activate
+	(*Cut)(nil),                   // 18: grantlog.v1.Cut
+	(*Outcome)(nil),               // 19: grantlog.v1.Outcome
+	(*Rejection)(nil),             // 20: grantlog.v1.Rejection
+	(*Entry)(nil),                 // 21: grantlog.v1.Entry
+	(*Freshness)(nil),             // 22: grantlog.v1.Freshness
+	(*Provenance)(nil),            // 23: grantlog.v1.Provenance
+	(*Behind)(nil),                // 24: grantlog.v1.Behind
+	(*UnknownOutcome)(nil),        // 25: grantlog.v1.UnknownOutcome
+	(*BudgetExhausted)(nil),       // 26: grantlog.v1.BudgetExhausted
+	(*MissingContext)(nil),        // 27: grantlog.v1.MissingContext
+	(*EntryFilter)(nil),           // 28: grantlog.v1.EntryFilter
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 31: google.protobuf.Struct
 }
 var file_grantlog_v1_types_proto_depIdxs = []int32{
-	6,  // 0: grantlog.v1.Command.preconditions:type_name -> grantlog.v1.Precondition
-	7,  // 1: grantlog.v1.Command.changes:type_name -> grantlog.v1.Change
-	4,  // 2: grantlog.v1.Precondition.tuple:type_name -> grantlog.v1.Tuple
-	8,  // 3: grantlog.v1.Change.grant:type_name -> grantlog.v1.Grant
-	9,  // 4: grantlog.v1.Change.revoke:type_name -> grantlog.v1.Revoke
-	12, // 5: grantlog.v1.Change.write_model:type_name -> grantlog.v1.ModelSource
-	10, // 6: grantlog.v1.Change.create_store:type_name -> grantlog.v1.CreateStore
-	11, // 7: grantlog.v1.Change.delete_store:type_name -> grantlog.v1.DeleteStore
-	15, // 8: grantlog.v1.Change.advance_epoch:type_name -> grantlog.v1.Epoch
-	16, // 9: grantlog.v1.Change.activate:type_name -> grantlog.v1.Activate
-	13, // 10: grantlog.v1.Change.begin_restore:type_name -> grantlog.v1.BeginRestore
-	14, // 11: grantlog.v1.Change.end_restore:type_name -> grantlog.v1.EndRestore
-	4,  // 12: grantlog.v1.Grant.tuple:type_name -> grantlog.v1.Tuple
-	27, // 13: grantlog.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 14: grantlog.v1.Grant.expires_after:type_name -> google.protobuf.Duration
-	27, // 15: grantlog.v1.Grant.not_before:type_name -> google.protobuf.Timestamp
-	29, // 16: grantlog.v1.Grant.context:type_name -> google.protobuf.Struct
-	4,  // 17: grantlog.v1.Revoke.tuple:type_name -> grantlog.v1.Tuple
+	7,  // 0: grantlog.v1.Command.preconditions:type_name -> grantlog.v1.Precondition
+	8,  // 1: grantlog.v1.Command.changes:type_name -> grantlog.v1.Change
+	5,  // 2: grantlog.v1.Precondition.tuple:type_name -> grantlog.v1.Tuple
+	9,  // 3: grantlog.v1.Change.grant:type_name -> grantlog.v1.Grant
+	10, // 4: grantlog.v1.Change.revoke:type_name -> grantlog.v1.Revoke
+	13, // 5: grantlog.v1.Change.write_model:type_name -> grantlog.v1.ModelSource
+	11, // 6: grantlog.v1.Change.create_store:type_name -> grantlog.v1.CreateStore
+	12, // 7: grantlog.v1.Change.delete_store:type_name -> grantlog.v1.DeleteStore
+	16, // 8: grantlog.v1.Change.advance_epoch:type_name -> grantlog.v1.Epoch
+	17, // 9: grantlog.v1.Change.activate:type_name -> grantlog.v1.Activate
+	14, // 10: grantlog.v1.Change.begin_restore:type_name -> grantlog.v1.BeginRestore
+	15, // 11: grantlog.v1.Change.end_restore:type_name -> grantlog.v1.EndRestore
+	5,  // 12: grantlog.v1.Grant.tuple:type_name -> grantlog.v1.Tuple
+	29, // 13: grantlog.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
+	30, // 14: grantlog.v1.Grant.expires_after:type_name -> google.protobuf.Duration
+	29, // 15: grantlog.v1.Grant.not_before:type_name -> google.protobuf.Timestamp
+	31, // 16: grantlog.v1.Grant.context:type_name -> google.protobuf.Struct
+	5,  // 17: grantlog.v1.Revoke.tuple:type_name -> grantlog.v1.Tuple
 	0,  // 18: grantlog.v1.ModelSource.kind:type_name -> grantlog.v1.ModelSource.Kind
-	17, // 19: grantlog.v1.Epoch.cuts:type_name -> grantlog.v1.Cut
+	18, // 19: grantlog.v1.Epoch.cuts:type_name -> grantlog.v1.Cut
 	1,  // 20: grantlog.v1.Outcome.kind:type_name -> grantlog.v1.Outcome.Kind
-	19, // 21: grantlog.v1.Outcome.rejection:type_name -> grantlog.v1.Rejection
+	20, // 21: grantlog.v1.Outcome.rejection:type_name -> grantlog.v1.Rejection
 	2,  // 22: grantlog.v1.Rejection.code:type_name -> grantlog.v1.Rejection.Code
-	27, // 23: grantlog.v1.Entry.time:type_name -> google.protobuf.Timestamp
+	29, // 23: grantlog.v1.Entry.time:type_name -> google.protobuf.Timestamp
 	3,  // 24: grantlog.v1.Entry.method:type_name -> grantlog.v1.Entry.Method
-	5,  // 25: grantlog.v1.Entry.command:type_name -> grantlog.v1.Command
-	18, // 26: grantlog.v1.Entry.outcome:type_name -> grantlog.v1.Outcome
-	27, // 27: grantlog.v1.Freshness.at_time:type_name -> google.protobuf.Timestamp
-	27, // 28: grantlog.v1.Provenance.time:type_name -> google.protobuf.Timestamp
+	6,  // 25: grantlog.v1.Entry.command:type_name -> grantlog.v1.Command
+	19, // 26: grantlog.v1.Entry.outcome:type_name -> grantlog.v1.Outcome
+	29, // 27: grantlog.v1.Freshness.at_time:type_name -> google.protobuf.Timestamp
+	29, // 28: grantlog.v1.Provenance.time:type_name -> google.protobuf.Timestamp
 	3,  // 29: grantlog.v1.Provenance.method:type_name -> grantlog.v1.Entry.Method
-	30, // [30:30] is the sub-list for method output_type
-	30, // [30:30] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	4,  // 30: grantlog.v1.EntryFilter.kinds:type_name -> grantlog.v1.EntryFilter.Kind
+	1,  // 31: grantlog.v1.EntryFilter.outcomes:type_name -> grantlog.v1.Outcome.Kind
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_types_proto_init() }
@@ -2393,8 +2646,8 @@ func file_grantlog_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_types_proto_rawDesc), len(file_grantlog_v1_types_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   23,
+			NumEnums:      5,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
