@@ -133,6 +133,12 @@ func (v *View) Time() (int64, error) {
 	return at.time, err
 }
 
+// TimeOf returns the log time of a revision up to the view's, as Time does.
+func (v *View) TimeOf(rev ledger.Revision) (int64, error) {
+	at, err := v.moment(rev)
+	return at.time, err
+}
+
 // Leaf returns the leaf hash of a revision up to the view's; zero for 0.
 func (v *View) Leaf(rev ledger.Revision) (ledger.Hash, error) {
 	at, err := v.moment(rev)
@@ -213,9 +219,12 @@ func (v *View) Granted(t tuple.Tuple) (Granted, bool, error) {
 
 // Newest returns the newest version of t up to the view's revision, live or not; false
 // if t was never granted by then.
-func (v *View) Newest(t tuple.Tuple) (Version, bool, error) {
+func (v *View) Newest(t tuple.Tuple) (Version, bool, error) { return v.NewestUpTo(t, v.rev) }
+
+// NewestUpTo is Newest as of an earlier revision; a later one than the view's is that.
+func (v *View) NewestUpTo(t tuple.Tuple, rev ledger.Revision) (Version, bool, error) {
 	r := v.r
-	r.key = appendForward(r.key[:0], v.head.Store, t, v.rev)
+	r.key = appendForward(r.key[:0], v.head.Store, t, min(rev, v.rev))
 	value, err := r.find(r.key)
 	if err != nil || value == nil {
 		return Version{}, false, err

@@ -168,7 +168,7 @@ func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
 					ch = ledger.Change{Kind: ledger.Revoke, Tuple: w.pool[i]}
 				case 2:
 					ch.Grant.Owner = "team " + string(rune('a'+r.IntN(3)))
-					ch.ExpiresAfter = 1 + r.Int64N(100)*1e9
+					ch.ExpiresAfter = (1 + r.Int64N(100)) * 1e9 // log times are whole seconds too
 				}
 				c.Changes = append(c.Changes, ch)
 			}

@@ -13,6 +13,3 @@ var errPending = connect.NewError(connect.CodeUnimplemented, errors.New("not bui
 func (s *Server) Explain(context.Context, *pb.ExplainRequest) (*pb.ExplainResponse, error) {
 	return nil, errPending
 }
-func (s *Server) History(context.Context, *pb.HistoryRequest, *connect.ServerStream[pb.HistoryResponse]) error {
-	return errPending
-}

@@ -326,7 +326,8 @@ type HistoryRequest struct {
 	Subject string `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
 	// How new the answer must be; of the past, what came later is not told.
 	Freshness *Freshness `protobuf:"bytes,5,opt,name=freshness,proto3" json:"freshness,omitempty"`
-	// The resume_token of an answer received: begin after it.
+	// The resume_token of an answer received: begin after it. The revision and the moment are
+	// then those of that answer, and freshness is not looked at.
 	ResumeToken   string `protobuf:"bytes,6,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -407,9 +408,10 @@ func (x *HistoryRequest) GetResumeToken() string {
 // HistoryResponse is some items in order.
 type HistoryResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The items.
+	// The items, at most 100 of them; none if there is no history, or none after the
+	// resume_token.
 	Items []*HistoryItem `protobuf:"bytes,1,rep,name=items,proto3" json:"items,omitempty"`
-	// Continues after the last item of this answer.
+	// Continues after the last item of this answer, at any replica of the log.
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// The revision that the history goes up to.
 	Revision uint64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`

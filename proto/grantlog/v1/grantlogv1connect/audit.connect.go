@@ -65,10 +65,15 @@ type AuditServiceClient interface {
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest) (*connect.ServerStreamForClient[v1.ReplayResponse], error)
 	// History streams what became of a tuple, of all tuples of an object, or of all tuples
-	// of a subject: every grant, change, revoke and expiry, in the order of time.
+	// of a subject: every grant, change, revoke and expiry, each with the command behind it,
+	// in the order of time; at one time, in that of revisions, and of one command, in that of
+	// tuples. An expiry comes before a command of the same time, as a grant no longer counts
+	// from its expires_at on. What has had no grant yet has an empty history.
 	//
 	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: none or more than one of
-	// tuple, object and subject is given, or one that is malformed.
+	// tuple, object and subject is given, or one that is malformed, or of a type or relation
+	// that no model of the store has had; errors of the freshness; a resume token that is not
+	// of this history. UNAVAILABLE: as in Replay.
 	History(context.Context, *v1.HistoryRequest) (*connect.ServerStreamForClient[v1.HistoryResponse], error)
 	// Report streams a report: first what it is about and what it stands on, then its
 	// rows, then how many there were, and their hash. One without that end is incomplete.
@@ -222,10 +227,15 @@ type AuditServiceHandler interface {
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest, *connect.ServerStream[v1.ReplayResponse]) error
 	// History streams what became of a tuple, of all tuples of an object, or of all tuples
-	// of a subject: every grant, change, revoke and expiry, in the order of time.
+	// of a subject: every grant, change, revoke and expiry, each with the command behind it,
+	// in the order of time; at one time, in that of revisions, and of one command, in that of
+	// tuples. An expiry comes before a command of the same time, as a grant no longer counts
+	// from its expires_at on. What has had no grant yet has an empty history.
 	//
 	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: none or more than one of
-	// tuple, object and subject is given, or one that is malformed.
+	// tuple, object and subject is given, or one that is malformed, or of a type or relation
+	// that no model of the store has had; errors of the freshness; a resume token that is not
+	// of this history. UNAVAILABLE: as in Replay.
 	History(context.Context, *v1.HistoryRequest, *connect.ServerStream[v1.HistoryResponse]) error
 	// Report streams a report: first what it is about and what it stands on, then its
 	// rows, then how many there were, and their hash. One without that end is incomplete.
