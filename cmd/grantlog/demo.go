@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -83,7 +84,8 @@ func (a *app) demo(ctx context.Context, d *demo) (err error) {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	n, err := startNode(ctx, nodeConfig{place: p, logger: logger, mayBegin: true})
+	n, err := startNode(ctx, nodeConfig{place: p, logger: logger, mayBegin: true,
+		signingKey: filepath.Join(d.data, "signing.key"), makeKey: "grantlog-demo"})
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

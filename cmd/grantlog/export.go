@@ -48,7 +48,7 @@ it, so only you can read it. It is not compressed, and compresses well.`,
 	f := c.Flags()
 	f.Uint64Var(&q.From, "from", 0, "the first `revision`; 1 if not given")
 	f.Uint64Var(&q.To, "to", 0, "the last `revision`; the newest if not given")
-	f.StringVar(&key, "key", "", "the public key that must have signed, its `text or file`")
+	keyFlag(f, &key)
 	f.BoolVar(&force, "force", false, "replace a file of that name")
 	return c
 }
@@ -62,11 +62,9 @@ type ExportReport struct {
 
 func (a *app) export(ctx context.Context, q *pb.ExportRequest, file, key string, force bool) error {
 	var o audit.Options
-	if key != "" {
-		var err error
-		if o.Key, err = readPublicKey(key); err != nil {
-			return fmt.Errorf("--key: %w", err)
-		}
+	var err error
+	if o.Key, err = readKeyFlag(key); err != nil {
+		return err
 	}
 	if err := mayWrite(file, force); err != nil {
 		return err

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 //	server NAME ARGS…    starts "grantlog serve" on $WORK/NAME and a free port, waits
 //	                     until it is ready, and sets GRANTLOG_SERVER
 //	end NAME             ends it with SIGTERM; it must end with status 0
+//	crash NAME           ends it with SIGKILL
 //	field VAR A.B        sets VAR to a field of the JSON object on the last stdout
 //	copydir FROM TO      copies a directory; TO is replaced
 //	freeport VAR         sets VAR to host:port where nothing listens just now
@@ -67,6 +68,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server":     scriptServer,
 			"end":        scriptEnd,
+			"crash":      scriptCrash,
 			"field":      scriptField,
 			"copydir":    scriptCopyDir,
 			"listening":  scriptListening,
@@ -101,6 +103,15 @@ func scriptEnd(ts *testscript.TestScript, neg bool, args []string) {
 	p := servers[args[0]]
 	delete(servers, args[0])
 	ts.Check(p.stop())
+}
+
+func scriptCrash(ts *testscript.TestScript, neg bool, args []string) {
+	servers := ts.Value(serversKey{}).(map[string]*process)
+	if neg || len(args) != 1 || servers[args[0]] == nil {
+		ts.Fatalf("usage: crash NAME, of a server that runs")
+	}
+	servers[args[0]].kill()
+	delete(servers, args[0])
 }
 
 func scriptField(ts *testscript.TestScript, neg bool, args []string) {

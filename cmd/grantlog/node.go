@@ -17,6 +17,7 @@ import (
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/projector/index"
 	"github.com/grantlog/grantlog/query"
+	"github.com/grantlog/grantlog/query/audit"
 	"github.com/grantlog/grantlog/query/serve"
 	"github.com/spf13/pflag"
 )
@@ -145,6 +146,9 @@ type nodeConfig struct {
 	mayBegin bool // an embedded log may be created if the data directory is fresh
 	budgets  query.Budgets
 	models   dsl.Limits
+
+	signingKey string // file; "" to sign nothing
+	makeKey    string // name of the key to make if the file is not there; "" to make none
 }
 
 // A node is one running replica: the log, the projection that follows it, the ledger
@@ -155,6 +159,7 @@ type node struct {
 	ledger    *ledger.Ledger
 	engine    *query.Engine
 	server    *serve.Server
+	signer    *audit.Signer // nil if nothing is signed here
 
 	stop    context.CancelFunc // ends the fold
 	folding chan struct{}      // closed when it has ended
@@ -177,6 +182,9 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	if n.log, err = natslog.Open(ctx, logConfig); err != nil {
 		return nil, openingLog(err, c.place)
 	}
+	if n.signer, err = openSigner(c); err != nil {
+		return nil, errors.Join(fmt.Errorf("signing key: %w", err), n.log.Close())
+	}
 	metrics := serve.NewMetrics()
 	n.projector, err = projector.Open(projector.Config{
 		Log: n.log, Shard: c.place.shard, Node: c.place.node, Logger: c.logger, Decided: metrics.Decided,
@@ -185,13 +193,13 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 		MinFree:   c.minFree,
 	})
 	if err != nil {
-		return nil, errors.Join(err, n.log.Close())
+		return nil, errors.Join(err, n.closeSigner(), n.log.Close())
 	}
 	n.ledger = ledger.New(ledger.Config{
 		Log: n.log, Shard: c.place.shard, Node: c.place.node, Logger: c.logger,
 		Watch: n.projector.Watch, Ready: n.projector.Ready, Appended: metrics.Appended,
 	})
-	n.server = serve.New(serve.Config{Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Models: c.models, Logger: c.logger})
+	n.server = serve.New(serve.Config{Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Models: c.models, Signer: n.signer, Logger: c.logger})
 
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx)) // until close, which comes after the last request
 	go func() {                                                  // ends with n.stop, or when the index fails
@@ -209,7 +217,31 @@ func (n *node) close() error {
 	n.ledger.Close()
 	n.stop()
 	<-n.folding
-	return errors.Join(n.projector.Close(), n.log.Close())
+	return errors.Join(n.projector.Close(), n.closeSigner(), n.log.Close())
+}
+
+// openSigner returns what signs with the key of the node; nil if it has none.
+func openSigner(c nodeConfig) (*audit.Signer, error) {
+	if c.signingKey == "" {
+		return nil, nil
+	}
+	if c.makeKey != "" {
+		if _, err := audit.CreateKey(c.signingKey, c.makeKey); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, err
+		}
+	}
+	s, err := audit.OpenSigner(c.signingKey)
+	if err == nil {
+		c.logger.Info("signing checkpoints", "key", s.Key().String())
+	}
+	return s, err
+}
+
+func (n *node) closeSigner() error {
+	if n.signer == nil {
+		return nil
+	}
+	return n.signer.Close()
 }
 
 // caughtUp returns once everything that the log held is folded. Each second it tells

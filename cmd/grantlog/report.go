@@ -41,7 +41,7 @@ type reporting struct {
 func (r *reporting) flags(f *pflag.FlagSet) {
 	f.StringVar(&r.format, "format", "", "write the report as `table`, csv or jsonl")
 	f.StringVar(&r.out, "out", "", "write the report to this `file`, which gets its name once it is whole")
-	f.StringVar(&r.key, "key", "", "the public key that must have signed the checkpoint: its text, or a `file` that holds it")
+	keyFlag(f, &r.key)
 }
 
 // reportMoment reads what a flag says about a moment, nil if it says nothing.
@@ -195,12 +195,9 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 	case a.json():
 		r.format = "jsonl"
 	}
-	var pinned seal.Key
-	if r.key != "" {
-		var err error
-		if pinned, err = readPublicKey(r.key); err != nil {
-			return fmt.Errorf("--key: %w", err)
-		}
+	pinned, err := readKeyFlag(r.key)
+	if err != nil {
+		return err
 	}
 	write := func(to io.Writer, progress *progress) error {
 		return a.askStore(ctx, func(_ context.Context, c *client, store string) error {

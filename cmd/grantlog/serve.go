@@ -38,6 +38,9 @@ of servers may then follow it, each with a DIR of its own for its index.
 Callers are not authenticated yet: whoever reaches the port may change everything. An
 address that is not loopback is therefore refused without --insecure-listen.
 
+With --signing-key it signs checkpoints, see "grantlog keygen"; of all servers of a log,
+one does. Proofs are given by every server.
+
 SIGINT or SIGTERM ends it in order: requests under way are answered, everything is
 written, then it ends with status 0.`,
 		Example: `  grantlog serve --data ./data
@@ -49,6 +52,7 @@ written, then it ends with status 0.`,
 	f.StringVar(&s.listen, "listen", "127.0.0.1:8080", "`host:port` to answer on; port 0 is any free one")
 	f.BoolVar(&s.insecure, "insecure-listen", false, "answer on an address that is not loopback, though callers are not authenticated")
 	f.StringVar(&s.readyFile, "ready-file", "", "`file` to write the server's URL to, once it answers")
+	f.StringVar(&s.signingKey, "signing-key", os.Getenv("GRANTLOG_SIGNING_KEY"), "`file` of the key that signs checkpoints, as keygen made it [GRANTLOG_SIGNING_KEY]; without one nothing is signed")
 	f.StringVar(&s.logFormat, "log-format", "text", "`format` of the log on the standard error: text or json")
 	f.StringVar(&s.logLevel, "log-level", "info", "the least `level` of the log: debug, info, warn or error")
 	f.Int64Var(&s.cacheMiB, "cache", 256, "`MiB` of memory for the index's blocks; a quarter of the machine's is good")
@@ -116,6 +120,7 @@ type server struct {
 	listen     string
 	insecure   bool
 	readyFile  string
+	signingKey string // file; "" to sign nothing
 	logFormat  string
 	logLevel   string
 	cacheMiB   int64
@@ -159,7 +164,7 @@ func (s *server) run(ctx context.Context, logger *slog.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("%w; name another address with --listen", err)
 	}
-	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true, budgets: s.budgets, models: s.models})
+	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true, budgets: s.budgets, models: s.models, signingKey: s.signingKey})
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

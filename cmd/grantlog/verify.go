@@ -52,7 +52,7 @@ Exit status: 0 verified; 1 not verified; 2 it could not be read.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&v.key, "key", "", "the public key that must have signed, its `text or file`")
+	keyFlag(f, &v.key)
 	f.StringVar(&v.since, "since", "", "`file` of an older checkpoint of the store, signed by the same key")
 	f.StringVar(&v.tuples, "tuples", "", "write the final tuples to this `file`, one JSON object a line")
 	f.BoolVar(&v.force, "force", false, "with --tuples: replace a file of that name")
@@ -69,10 +69,8 @@ type verifying struct {
 func (a *app) verify(ctx context.Context, v *verifying) error {
 	var o audit.Options
 	var err error
-	if v.key != "" {
-		if o.Key, err = readPublicKey(v.key); err != nil {
-			return fmt.Errorf("--key: %w", err)
-		}
+	if o.Key, err = readKeyFlag(v.key); err != nil {
+		return err
 	}
 	if v.since != "" {
 		if o.Since, err = os.ReadFile(v.since); err != nil {

@@ -14,7 +14,7 @@ import (
 
 // ErrUnverified: a signature, a checkpoint or a proof does not show what it was to
 // show. What it is about must not be believed.
-var ErrUnverified = errors.New("it does not verify")
+var ErrUnverified = errors.New("not verified")
 
 // MaxSize is the most revisions of a tree that is proved or signed: far more than a
 // store ever has, and few enough for the arithmetic of trees.

@@ -13,14 +13,14 @@ import (
 	"github.com/grantlog/grantlog/ledger/seal"
 )
 
-// A key named FILE is:
+// A key is in files beside each other:
 //
 //	FILE          the private key, a line; mode 0600
 //	FILE.pub      the public key, a line
 //	FILE.signed/  what the key signed last, for each store: see [Signer]
 const (
-	publicSuffix = ".pub"
-	signedSuffix = ".signed"
+	PublicSuffix = ".pub"
+	SignedSuffix = ".signed"
 )
 
 // maxKeyFile bounds what is read of a file that should hold a key.
@@ -40,7 +40,7 @@ func CreateKey(file, name string) (_ seal.Key, err error) {
 			err = errors.Join(err, os.Remove(made[i]))
 		}
 	}()
-	dir := file + signedSuffix
+	dir := file + SignedSuffix
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return seal.Key{}, err
 	}
@@ -52,7 +52,7 @@ func CreateKey(file, name string) (_ seal.Key, err error) {
 		mode       fs.FileMode
 	}{
 		{filepath.Join(dir, ownerFile), public, 0o600},
-		{file + publicSuffix, public, 0o644},
+		{file + PublicSuffix, public, 0o644},
 		{file, k.Secret() + "\n", 0o600},
 	} {
 		created, err := writeNew(f.path, f.data, f.mode)

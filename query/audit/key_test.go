@@ -22,15 +22,15 @@ func TestCreateKey(t *testing.T) {
 	if err != nil || private.Key != made {
 		t.Errorf("ReadKey = %s, %v, want %s", private, err, made)
 	}
-	if public, err := ReadPublicKey(file + publicSuffix); err != nil || public != made {
+	if public, err := ReadPublicKey(file + PublicSuffix); err != nil || public != made {
 		t.Errorf("ReadPublicKey = %s, %v, want %s", public, err, made)
 	}
-	for path, mode := range map[string]fs.FileMode{file: 0o600, file + signedSuffix: fs.ModeDir | 0o700, file + publicSuffix: 0o644} {
+	for path, mode := range map[string]fs.FileMode{file: 0o600, file + SignedSuffix: fs.ModeDir | 0o700, file + PublicSuffix: 0o644} {
 		if info, err := os.Stat(path); err != nil || info.Mode() != mode {
 			t.Errorf("%s has mode %v, %v, want %v", path, info.Mode(), err, mode)
 		}
 	}
-	if _, err := ReadKey(file + publicSuffix); err == nil {
+	if _, err := ReadKey(file + PublicSuffix); err == nil {
 		t.Error("the public key is read as a private one")
 	}
 	if _, err := ReadPublicKey(file); err == nil || strings.Contains(err.Error(), private.Secret()[20:]) {

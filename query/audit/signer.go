@@ -79,7 +79,7 @@ func OpenSigner(file string) (_ *Signer, err error) {
 	if err != nil {
 		return nil, err
 	}
-	path := file + signedSuffix
+	path := file + SignedSuffix
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s, which says what the key signed, is missing: bring it back, or make a new key with a new name", ErrSigned, path)

@@ -220,7 +220,7 @@ func TestSignerDurable(t *testing.T) {
 
 func readState(t *testing.T, file string) []byte {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(file+signedSuffix, store.String()))
+	data, err := os.ReadFile(filepath.Join(file+SignedSuffix, store.String()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -329,13 +329,13 @@ func TestSignerKilled(t *testing.T) {
 	const never = 1 << 20
 	for kill := 0; ; kill++ {
 		file := newKey(t)
-		key, err := ReadPublicKey(file + publicSuffix)
+		key, err := ReadPublicKey(file + PublicSuffix)
 		if err != nil {
 			t.Fatal(err)
 		}
 		notes, _, ended := child{file, "a", []ledger.Revision{3, 5}, kill}.runs(t)
 		size := ledger.Revision(0)
-		if data, err := os.ReadFile(filepath.Join(file+signedSuffix, store.String())); err == nil {
+		if data, err := os.ReadFile(filepath.Join(file+SignedSuffix, store.String())); err == nil {
 			c, err := key.Open(store, data)
 			if err != nil {
 				t.Fatalf("killed at step %d, the directory has %q: %v", kill, data, err)
@@ -375,7 +375,7 @@ func TestSignerForgets(t *testing.T) {
 		notes = append(notes, string(signs(t, s, 5, 3, branch)))
 		key := s.Key()
 		closeSigner(t, s)
-		if err := os.Remove(filepath.Join(file+signedSuffix, store.String())); err != nil {
+		if err := os.Remove(filepath.Join(file+SignedSuffix, store.String())); err != nil {
 			t.Fatal(err)
 		}
 		if c := conflict(t, key, notes); (c != "") != (branch == "b") {
@@ -409,7 +409,7 @@ func TestSignerAlone(t *testing.T) {
 
 // TestSignerAltered alters what a signer remembers, under its hands and between two.
 func TestSignerAltered(t *testing.T) {
-	state := func(file string) string { return filepath.Join(file+signedSuffix, store.String()) }
+	state := func(file string) string { return filepath.Join(file+SignedSuffix, store.String()) }
 	write := func(t *testing.T, path string, data []byte) {
 		t.Helper()
 		if err := os.WriteFile(path, data, 0o600); err != nil {
@@ -430,7 +430,7 @@ func TestSignerAltered(t *testing.T) {
 			must(t, os.Remove(state(file)), os.Mkdir(state(file), 0o700))
 		},
 		"another holder": func(t *testing.T, file string, _, _ []byte) {
-			must(t, os.Rename(file+signedSuffix, file+".away"), os.Mkdir(file+signedSuffix, 0o700))
+			must(t, os.Rename(file+SignedSuffix, file+".away"), os.Mkdir(file+SignedSuffix, 0o700))
 		},
 	}
 	// What a process that begins can tell: not that a note was removed or is old.
@@ -471,15 +471,15 @@ func must(t *testing.T, errs ...error) {
 // TestSignerDirectory holds that a key signs nothing without its own directory.
 func TestSignerDirectory(t *testing.T) {
 	file, other := newKey(t), newKey(t)
-	must(t, os.RemoveAll(file+signedSuffix))
+	must(t, os.RemoveAll(file+SignedSuffix))
 	if s, err := OpenSigner(file); !errors.Is(err, ErrSigned) {
 		t.Errorf("without its directory: %v, %v", s, err)
 	}
-	must(t, os.Rename(other+signedSuffix, file+signedSuffix))
+	must(t, os.Rename(other+SignedSuffix, file+SignedSuffix))
 	if s, err := OpenSigner(file); !errors.Is(err, ErrSigned) || !strings.Contains(err.Error(), "another key") {
 		t.Errorf("with another's directory: %v, %v", s, err)
 	}
-	must(t, os.Remove(filepath.Join(file+signedSuffix, ownerFile)))
+	must(t, os.Remove(filepath.Join(file+SignedSuffix, ownerFile)))
 	if s, err := OpenSigner(file); !errors.Is(err, ErrSigned) {
 		t.Errorf("with a directory of nobody: %v, %v", s, err)
 	}

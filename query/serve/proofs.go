@@ -153,3 +153,6 @@ func proofMessage(hashes []ledger.Hash) [][]byte {
 	}
 	return out
 }
+
+// EntryMessage returns an entry as Replay sends it, without the command's bytes.
+func EntryMessage(e *ledger.Entry) *pb.Entry { return entryMessage(e, false) }
