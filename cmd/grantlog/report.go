@@ -237,6 +237,7 @@ func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Ke
 			if err != nil {
 				return err
 			}
+			p.say("0 rows …")
 		case *pb.ReportResponse_Rows:
 			if header == nil {
 				return errors.New("the report has rows before its header")

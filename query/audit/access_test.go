@@ -1,0 +1,100 @@
+package audit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/grantlog/grantlog/ledger/tuple"
+	"github.com/grantlog/grantlog/query"
+	"github.com/grantlog/grantlog/query/querytest"
+)
+
+// TestAccess compares, in random histories, both reports of access at many moments with
+// what the oracle says: what is held, by whom, and what has no answer.
+func TestAccess(t *testing.T) {
+	told := make(map[string]int)
+	for seed := uint64(1); seed <= 10; seed++ {
+		pairs(t, seed, 10, func(_ *reported, c *compared) bool {
+			said := make(map[string]string)
+			take := func(r Report, err error, key func(cells []string) string) {
+				if err != nil {
+					t.Fatalf("%s: %v", c.where, err)
+				}
+				for _, cells := range all(t, r) {
+					k := key(cells)
+					if said[k] != "" {
+						t.Fatalf("%s: %s stands twice", c.where, k)
+					}
+					access, _, _ := strings.Cut(cells[slices.Index(r.Columns, "access")], ":")
+					said[k] = access
+					told[access]++
+				}
+			}
+			subjects, objects := make(map[tuple.Subject]bool), make(map[tuple.Object]bool)
+			for tup := range c.after {
+				subjects[tup.Subject], objects[tup.Object] = true, true
+			}
+			known := func(typ string) bool { _, ok := c.b.model.Type(typ); return ok }
+			for s := range subjects {
+				if known(s.Type) {
+					r, err := AccessOfSubject(background, c.b, s)
+					take(r, err, func(cells []string) string { return cells[2] + "#" + cells[1] + "@" + s.String() })
+				}
+			}
+			ofSubjects := said
+			said = make(map[string]string)
+			for o := range objects {
+				if known(o.Type) {
+					r, err := AccessToObject(background, c.b, o)
+					take(r, err, func(cells []string) string { return o.String() + "#" + cells[0] + "@" + cells[1] })
+				}
+			}
+			for tup, v := range c.after {
+				want := [...]string{querytest.Denied: "", querytest.Failed: undecided, querytest.Allowed: held}[v]
+				if got := ofSubjects[tup.String()]; got != want {
+					t.Fatalf("%s: %s: the report of the subject says %q, the oracle %v\n%s", c.where, tup, got, v, c.worlds)
+				}
+				everyone := tup
+				everyone.Subject.ID = tuple.Wildcard
+				got, named := said[tup.String()]
+				if !named {
+					got = said[everyone.String()]
+				}
+				if got == excluded {
+					got = ""
+				}
+				if got != want {
+					t.Fatalf("%s: %s: the report of the object says %q, the oracle %v\n%s", c.where, tup, got, v, c.worlds)
+				}
+			}
+			return true
+		})
+	}
+	t.Logf("rows %v", told)
+	for _, access := range []string{held, undecided, excluded} {
+		if told[access] == 0 {
+			t.Errorf("no row is %s", access)
+		}
+	}
+}
+
+func TestUnknownAccess(t *testing.T) {
+	w := newReported(t)
+	s, o := parsed(t, "robot:r2#viewer@robot:r2").Subject, parsed(t, "robot:r2#viewer@robot:r2").Object
+	for _, want := range []string{query.ErrNoModel.Error(), `the model has no type "robot"`} {
+		_, ofSubject := AccessOfSubject(background, w.at(0, 0), s)
+		_, toObject := AccessToObject(background, w.at(0, 0), o)
+		for _, err := range []error{ofSubject, toObject} {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("the error is %v, want %s", err, want)
+			}
+		}
+		w.write(reportModel)
+	}
+	_, err := AccessOfSubject(background, w.at(0, 0), parsed(t, "doc:d#viewer@group:eng#owner").Subject)
+	if want := `subject: type "group" has no relation "owner"`; fmt.Sprint(err) != want {
+		t.Errorf("the error is %v, want %s", err, want)
+	}
+}
