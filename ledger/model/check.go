@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"sync"
 
@@ -86,30 +85,15 @@ var errNoConditions = errors.New("conditions are not evaluated here")
 //
 // The same question over the same rows costs and ends the same every time.
 func (m *Model) Check(sc Scope, q Question) (bool, Spent, error) {
-	allowed, _, spent, err := m.check(sc, q, false)
-	return allowed, spent, err
-}
-
-// CheckPath is [Model.Check] that also tells by which steps an allow came about.
-func (m *Model) CheckPath(sc Scope, q Question) (bool, []Step, Spent, error) {
-	return m.check(sc, q, true)
-}
-
-func (m *Model) check(sc Scope, q Question, trace bool) (bool, []Step, Spent, error) {
 	p, err := m.plan(q.Object.Type, q.Relation)
 	if err != nil {
-		return false, nil, Spent{}, err
+		return false, Spent{}, err
 	}
 	s := newSearch(&sc, q.Subject, nil)
-	s.trace = trace
 	allowed, err := s.answerTo(p, q.Object)
 	spent := s.spent
-	var path []Step
-	if trace && allowed {
-		path = s.path()
-	}
 	s.release()
-	return allowed, path, spent, err
+	return allowed, spent, err
 }
 
 // plan returns the plan of a relation, or a [*Refusal].
@@ -193,7 +177,7 @@ type search struct {
 	conditions Conditions
 	subject    tuple.Subject
 	time       int64
-	trace      bool
+	record     *recorder // nil unless the answer is to be explained
 
 	*meter
 	own   meter // what meter points to, unless the search is part of a list
@@ -209,10 +193,10 @@ type search struct {
 	sides   int32             // the last context given
 	cyclic  bool              // a part was met through a subtraction, for this question
 
-	hops  []hop                           // what scans found and is not yet asked, a stack
-	set   *Relation                       // the relation whose grants are being scanned
-	row   func(tuple.Subject, Grant) bool // addHop, made once
-	items []item                          // of the path, a stack
+	hops []hop                           // what scans found and is not yet asked, a stack
+	set  *Relation                       // the relation whose grants are being scanned
+	from tuple.Object                    // and the object
+	row  func(tuple.Subject, Grant) bool // addHop, made once
 }
 
 type partKey struct {
@@ -229,13 +213,13 @@ type part struct {
 	state   state
 	allowed bool
 	err     error
-	deep    bool  // err may be for want of depth: it counts at this depth or more alone
-	cyclic  bool  // err may be for what was met again through a subtraction
-	depth   int   // where it was answered
-	context int32 // where it was answered
-	num     int32 // order in which parts were begun
-	low     int32 // the least num of a part whose taking as denied the answer used, or never
-	items   []item
+	deep    bool         // err may be for want of depth: it counts at this depth or more alone
+	cyclic  bool         // err may be for what was met again through a subtraction
+	depth   int          // where it was answered
+	context int32        // where it was answered
+	num     int32        // order in which parts were begun
+	low     int32        // the least num of a part whose taking as denied the answer used, or never
+	told    *Explanation // how it was answered, if that is recorded
 }
 
 type state byte
@@ -253,6 +237,7 @@ const never = math.MaxInt32
 type hop struct {
 	subject tuple.Subject
 	err     error // of its condition
+	told    int   // its place among the recorded grants, or untold
 }
 
 var searches = sync.Pool{New: func() any {
@@ -275,6 +260,9 @@ func newSearch(sc *Scope, subject tuple.Subject, m *meter) *search {
 // release makes s ready for another question.
 func (s *search) release() {
 	s.held -= s.used
+	if s.record != nil {
+		clear(s.parts) // of what was told
+	}
 	const most = 4096 // parts or hops whose memory is kept
 	if cap(s.parts) > most || cap(s.hops) > most || cap(s.pending) > most {
 		return
@@ -282,7 +270,7 @@ func (s *search) release() {
 	if len(s.find) > 0 {
 		clear(s.find)
 	}
-	*s = search{parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], items: s.items[:0], row: s.row, top: -1}
+	*s = search{parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], row: s.row, top: -1}
 	searches.Put(s)
 }
 
@@ -293,8 +281,8 @@ func (s *search) forget() {
 		s.find = nil // to clear a map costs what it has ever held
 	}
 	*s = search{
-		reader: s.reader, conditions: s.conditions, subject: s.subject, time: s.time, trace: s.trace, meter: s.meter, own: s.own,
-		parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], items: s.items[:0], row: s.row, top: -1,
+		reader: s.reader, conditions: s.conditions, subject: s.subject, time: s.time, record: s.record, meter: s.meter, own: s.own,
+		parts: s.parts[:0], hops: s.hops[:0], find: s.find, pending: s.pending[:0], row: s.row, top: -1,
 	}
 }
 
@@ -331,16 +319,24 @@ func (s *search) answerTo(p *plan, o tuple.Object) (bool, error) {
 	return allowed, err
 }
 
-// lookup returns the index of a part, and whether it was there before.
-func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
-	key := partKey{p, o}
+// known returns the index of a part, and whether there is one.
+func (s *search) known(key partKey) (int32, bool) {
 	if len(s.parts) <= fewParts {
 		for i := range s.parts {
 			if s.parts[i].partKey == key {
 				return int32(i), true
 			}
 		}
-	} else if i, ok := s.find[key]; ok {
+		return 0, false
+	}
+	i, ok := s.find[key]
+	return i, ok
+}
+
+// lookup returns the index of a part, and whether it was there before.
+func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
+	key := partKey{p, o}
+	if i, ok := s.known(key); ok {
 		return i, true
 	}
 	i := int32(len(s.parts))
@@ -363,12 +359,27 @@ func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
 // ask answers whether the subject holds p on o: true, false, or an error.
 func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
 	if r := s.subject.Relation; r != "" && r == p.name && s.subject.ID == o.ID && s.subject.Type == o.Type {
-		s.step(Step{Object: o, Relation: p.name, Op: This})
+		if s.record != nil {
+			s.record.asked = &Explanation{Object: o, Relation: p.name, Op: p.relation.Rule.Op, Verdict: Holds, Itself: true}
+		}
 		return true, nil
 	}
 	if p.leaf {
+		if s.record != nil {
+			return s.leaf(p, o)
+		}
 		return s.grants(p, o)
 	}
+	if s.record != nil {
+		allowed, err := s.part(p, o)
+		s.record.refer(p, o, err != nil && s.cyclic)
+		return allowed, err
+	}
+	return s.part(p, o)
+}
+
+// part answers whether the subject holds p on o, which is a part.
+func (s *search) part(p *plan, o tuple.Object) (bool, error) {
 	id, known := s.lookup(p, o)
 	if !known {
 		return s.answer(id)
@@ -385,7 +396,6 @@ func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
 	if e.state != stateNone && (e.err == nil || !e.deep || s.depth >= e.depth) {
 		s.uses(e.low, e.deep)
 		s.cyclic = s.cyclic || e.cyclic
-		s.refer(id, e.allowed)
 		return e.allowed, e.err
 	}
 	if !s.spend(1) {
@@ -405,28 +415,31 @@ func (s *search) uses(low int32, deep bool) {
 // answer answers a part.
 func (s *search) answer(id int32) (bool, error) {
 	s.nums++
-	above, begun, mark := s.top, len(s.pending), len(s.items)
+	above, begun := s.top, len(s.pending)
 	e := &s.parts[id]
 	*e = part{partKey: e.partKey, state: stateActive, depth: s.depth, context: s.context, num: s.nums, low: never}
 	p, o := e.plan, e.object
 	s.top = id
-	allowed, err := s.eval(p, o, &p.rule)
+	var told *Explanation
+	var allowed bool
+	var err error
+	if s.record == nil {
+		allowed, err = s.eval(p, o, &p.rule)
+	} else {
+		told, allowed, err = s.recorded(p, o)
+	}
 	s.top = above
 	if s.fatal != nil {
 		return false, s.fatal
 	}
 	e = &s.parts[id] // parts may have moved
+	e.told = told
 	e.allowed, e.err = allowed, err
 	e.deep, e.cyclic = e.deep && err != nil, s.cyclic && err != nil
 	switch head := e.low >= e.num; {
 	case allowed:
 		s.settle(begun, stateNone, stateNone)
 		e.state, e.low = stateFinal, never
-		if s.trace {
-			e.items = slices.Clone(s.items[mark:])
-			s.items = s.items[:mark]
-			s.refer(id, true)
-		}
 		return true, nil
 	case err != nil && head:
 		s.settle(begun, stateNone, stateFinal)
@@ -472,19 +485,29 @@ func (s *search) settle(begun int, denied, erred state) {
 
 // eval answers whether the subject holds p on o by the rule n.
 func (s *search) eval(p *plan, o tuple.Object, n *node) (bool, error) {
-	mark := len(s.items)
+	if s.record == nil {
+		return s.rule(p, o, n)
+	}
+	x, above := s.record.begin(p, o, n)
+	allowed, err := s.rule(p, o, n)
+	s.record.end(x, above, n, allowed, err)
+	return allowed, err
+}
+
+func (s *search) rule(p *plan, o tuple.Object, n *node) (bool, error) {
 	switch n.kind {
 	case nodeGrants:
 		return s.grants(p, o)
 	case nodeLeaf, nodeComputed:
-		s.step(Step{Object: o, Relation: p.name, Op: Computed, Rule: n.text})
 		allowed, err := s.ask(n.plan, o)
-		s.keep(mark, allowed)
+		if s.record != nil {
+			s.record.branch()
+		}
 		return allowed, err
 	case nodeUsersets:
-		return s.follow(p, o, p, n)
+		return s.follow(o, p, n)
 	case nodeFrom:
-		return s.follow(p, o, n.plan, n)
+		return s.follow(o, n.plan, n)
 	case nodeUnion:
 		var failed error
 		for i := range n.children {
@@ -497,30 +520,22 @@ func (s *search) eval(p *plan, o tuple.Object, n *node) (bool, error) {
 		return false, failed
 	case nodeIntersect:
 		var failed error
-		s.step(Step{Object: o, Relation: p.name, Op: Intersect})
 		for i := range n.children {
 			allowed, err := s.eval(p, o, &n.children[i])
 			if !allowed && err == nil || s.fatal != nil {
-				s.keep(mark, false)
 				return false, err
 			}
 			failed = first(failed, err)
 		}
-		s.keep(mark, failed == nil)
 		return failed == nil, failed
 	}
-	s.step(Step{Object: o, Relation: p.name, Op: Exclude})
 	allowed, failed := s.eval(p, o, &n.children[0])
 	if !allowed && failed == nil || s.fatal != nil {
-		s.keep(mark, false)
 		return false, failed
 	}
-	held := len(s.items)
 	subtracted, err := s.subtract(p, o, &n.children[1])
-	s.keep(held, false)
 	failed = first(failed, err)
 	allowed = !subtracted && failed == nil
-	s.keep(mark, allowed)
 	if subtracted && s.fatal == nil {
 		failed = nil
 	}
@@ -592,11 +607,14 @@ func (s *search) grant(p *plan, o tuple.Object, subject tuple.Subject) (bool, er
 		return false, err
 	}
 	if !live {
+		if s.record != nil {
+			s.record.look(Look{Tuple: t, State: Absent})
+		}
 		return false, nil
 	}
 	allowed, err := s.counts(p.relation, subject, &g)
-	if allowed {
-		s.step(Step{Object: o, Relation: p.name, Op: This, Tuple: t})
+	if s.record != nil {
+		s.looked(p.relation, t, g, allowed, err)
 	}
 	return allowed, err
 }
@@ -619,8 +637,8 @@ func (s *search) counts(r *Relation, subject tuple.Subject, g *Grant) (bool, err
 // follow answers whether a grant of the relation set on o leads to a target that the
 // subject holds. The rows of a target are read before any is asked, so that one scan
 // runs at a time.
-func (s *search) follow(p *plan, o tuple.Object, set *plan, n *node) (bool, error) {
-	base, mark := len(s.hops), len(s.items)
+func (s *search) follow(o tuple.Object, set *plan, n *node) (bool, error) {
+	base := len(s.hops)
 	var failed error
 	for i := range n.targets {
 		t := &n.targets[i]
@@ -629,10 +647,12 @@ func (s *search) follow(p *plan, o tuple.Object, set *plan, n *node) (bool, erro
 		}
 		for at := base; at < len(s.hops); at++ {
 			h := s.hops[at] // hops may move
-			s.step(Step{Object: o, Relation: p.name, Op: From, Rule: n.text, Tuple: tuple.Tuple{Object: o, Relation: set.name, Subject: h.subject}})
 			allowed, err := s.hop(t.plan, h.subject.Object())
 			if s.fatal != nil {
 				return false, s.fatal
+			}
+			if s.record != nil {
+				s.leads(h, o, set, failed == nil && (allowed || err != nil) || allowed && h.err == nil)
 			}
 			if allowed && h.err == nil {
 				s.drop(base)
@@ -641,7 +661,6 @@ func (s *search) follow(p *plan, o tuple.Object, set *plan, n *node) (bool, erro
 			if allowed || err != nil {
 				failed = first(failed, first(h.err, err))
 			}
-			s.keep(mark, false)
 		}
 		s.drop(base)
 	}
@@ -654,7 +673,7 @@ func (s *search) hopsOf(o tuple.Object, set *plan, t *target) bool {
 	if !s.spend(1) {
 		return false
 	}
-	s.set = set.relation
+	s.set, s.from = set.relation, o
 	if err := s.reader.Subjects(o, set.name, t.typ, t.relation, "", s.row); err != nil && s.fatal == nil {
 		s.fatal = err
 	}
@@ -667,8 +686,12 @@ func (s *search) addHop(subject tuple.Subject, g Grant) bool {
 		return false
 	}
 	allowed, err := s.counts(s.set, subject, &g)
+	told := untold
+	if s.record != nil {
+		told = s.looked(s.set, tuple.Tuple{Object: s.from, Relation: s.set.Name, Subject: subject}, g, allowed, err)
+	}
 	if allowed || err != nil {
-		s.hops = append(s.hops, hop{subject, err})
+		s.hops = append(s.hops, hop{subject, err, told})
 		return s.note(hopBytes + len(subject.ID))
 	}
 	return true
@@ -686,7 +709,11 @@ func (s *search) drop(base int) {
 func (s *search) hop(p *plan, o tuple.Object) (bool, error) {
 	if s.depth == s.budget.Depth {
 		s.uses(never, true)
-		return false, s.tooDeep()
+		err := s.tooDeep()
+		if s.record != nil {
+			s.record.asked = leading(p, o, true, err)
+		}
+		return false, err
 	}
 	s.depth++
 	s.spent.Depth = max(s.spent.Depth, s.depth)

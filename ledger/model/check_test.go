@@ -337,46 +337,6 @@ func TestCheckReads(t *testing.T) {
 	}
 }
 
-func TestCheckPath(t *testing.T) {
-	m := company(t)
-	w := newMem().read(t, "doc:a#parent@folder:f", "folder:f#parent@folder:g", "folder:g#viewer@group:eng#member", "group:eng#member@group:ops#member", "group:ops#member@user:ann",
-		"doc:a#signer@user:ann", "doc:a#editor@group:ops#member", "doc:a#blocked@user:bob", "group:x#present@user:ann", "group:x#absent@user:bob")
-	for _, tt := range []struct{ ask, path string }{
-		{"group:ops#member@user:ann", "group:ops#member@user:ann"},
-		{"folder:f#viewer@user:ann", `folder:f#viewer by viewer from parent: folder:f#parent@folder:g
-folder:g#viewer@group:eng#member
-group:eng#member@group:ops#member
-group:ops#member@user:ann`},
-		{"doc:a#reader@user:ann", `doc:a#reader by what is not excluded:
-doc:a#reader by viewer
-doc:a#viewer by editor
-doc:a#editor@group:ops#member
-group:ops#member@user:ann`},
-		{"doc:a#signer@user:ann", `doc:a#signer by all of:
-doc:a#signer@user:ann
-doc:a#signer by editor
-doc:a#editor@group:ops#member
-group:ops#member@user:ann
-doc:a#signer by viewer
-doc:a#viewer by editor`}, // what is told is not told again
-		{"doc:a#editor@group:ops#member", "doc:a#editor@group:ops#member"},
-		{"folder:g#viewer@group:ops#member", `folder:g#viewer@group:eng#member
-group:eng#member@group:ops#member`},
-		{"group:ops#member@group:ops#member", "group:ops#member is the subject itself"},
-		{"doc:a#viewer@user:bob", ""},
-	} {
-		ask := parse(t, tt.ask)
-		allowed, steps, _, err := m.CheckPath(Scope{Reader: w}, Question{Object: ask.Object, Relation: ask.Relation, Subject: ask.Subject})
-		lines := make([]string, len(steps))
-		for i, s := range steps {
-			lines[i] = s.String()
-		}
-		if path := strings.Join(lines, "\n"); path != tt.path || allowed != (tt.path != "") || err != nil {
-			t.Errorf("CheckPath(%s) = %v, %v, by\n%s\nwant\n%s", tt.ask, allowed, err, path, tt.path)
-		}
-	}
-}
-
 // TestRandomModels holds that a valid model can be written and read back.
 func TestRandomModels(t *testing.T) {
 	for seed := range uint64(300) {

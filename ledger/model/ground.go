@@ -18,7 +18,11 @@ type grounding struct {
 	*search
 	atoms []groundAtom
 	find  map[partKey]int32
-	ranks []int32 // of an atom that least found to hold: when
+	// When an atom was found to be certain first, from 1; 0 if it was not. It stands on
+	// atoms of lower rank alone, those that it is denied for included.
+	ranks             []int32
+	last              int32
+	certain, possible []bool
 }
 
 // A groundAtom is a part of a question.
@@ -34,41 +38,50 @@ type groundRule struct {
 	kind     nodeKind
 	edges    []groundEdge
 	children []groundRule
+	this     bool         // as of the node
+	told     *Explanation // without a verdict, if it is to be explained
 }
 
 // A groundEdge allows if an atom does, or if it is a fact. With err it is at best an error.
 type groundEdge struct {
 	atom int32 // -1 for a fact
 	err  error
-	step *Step // if the path is wanted
+	told int // its place among the recorded grants, or untold
 }
 
 // ground answers whether the subject holds p on o.
 func (s *search) ground(p *plan, o tuple.Object) (bool, error) {
-	s.items, s.hops = s.items[:0], s.hops[:0]
+	g := s.lay(p, o, 0)
+	if s.record != nil {
+		s.record.grounds = append(s.record.grounds, g)
+	}
+	switch {
+	case s.fatal != nil:
+		return false, s.fatal
+	case g.certain[0]:
+		return true, nil
+	case !g.possible[0]:
+		return false, nil
+	}
+	return false, g.cause(0)
+}
+
+// lay lays p on o open, at a depth.
+func (s *search) lay(p *plan, o tuple.Object, depth int) *grounding {
+	s.hops = s.hops[:0]
 	g := &grounding{search: s, find: make(map[partKey]int32)}
-	g.atom(p, o, 0)
+	g.atom(p, o, depth)
 	for i := 0; i < len(g.atoms) && s.fatal == nil; i++ {
 		a := g.atoms[i]
 		if s.subject.Relation == a.plan.name && s.subject.Object() == a.object {
-			g.edge(&g.atoms[i].rule, -1, nil, Step{Object: a.object, Relation: a.plan.name, Op: This})
+			g.edge(&g.atoms[i].rule, -1, nil, untold)
+			g.atoms[i].rule.told = &Explanation{Object: a.object, Relation: a.plan.name, Op: a.plan.relation.Rule.Op, Itself: true}
 			continue
 		}
 		g.atoms[i].rule = g.rule(&a, &a.plan.rule)
 	}
-	certain, possible := g.settle()
-	switch {
-	case s.fatal != nil:
-		return false, s.fatal
-	case certain[0]:
-		if s.trace {
-			g.tell(0, possible, certain, make([]bool, len(g.atoms)))
-		}
-		return true, nil
-	case !possible[0]:
-		return false, nil
-	}
-	return false, g.cause(certain, possible)
+	g.settle()
+	return g
 }
 
 // atom returns the index of a part.
@@ -85,34 +98,35 @@ func (g *grounding) atom(p *plan, o tuple.Object, depth int) int32 {
 }
 
 // edge adds an edge to a rule.
-func (g *grounding) edge(r *groundRule, atom int32, err error, step Step) {
+func (g *grounding) edge(r *groundRule, atom int32, err error, told int) {
 	g.note(hopBytes)
-	e := groundEdge{atom: atom, err: err}
-	if g.trace {
-		e.step = &step
-	}
-	r.edges = append(r.edges, e)
+	r.edges = append(r.edges, groundEdge{atom, err, told})
 }
 
 // rule lays a node open.
 func (g *grounding) rule(a *groundAtom, n *node) groundRule {
-	r := groundRule{kind: n.kind}
-	step := Step{Object: a.object, Relation: a.plan.name, Rule: n.text}
+	r := groundRule{kind: n.kind, this: n.this}
+	if g.record != nil {
+		above := g.record.open
+		r.told = &Explanation{Object: a.object, Relation: a.plan.name, Op: n.op(), Rule: n.text, at: n.at}
+		g.record.open, g.record.all = r.told, true
+		defer func() { g.record.open, g.record.all = above, false }()
+		if g.record.telling {
+			g.note(explanationBytes)
+		}
+	}
 	switch n.kind {
 	case nodeGrants:
 		allowed, err := g.grants(a.plan, a.object)
-		if allowed && g.trace {
-			step = g.items[0].step
-			g.items = g.items[:0]
-		}
 		if allowed || err != nil {
-			g.edge(&r, -1, err, step)
+			g.edge(&r, -1, err, untold)
 		}
 	case nodeLeaf, nodeComputed:
-		step.Op = Computed
-		g.edge(&r, g.atom(n.plan, a.object, a.depth), nil, step)
+		g.edge(&r, g.atom(n.plan, a.object, a.depth), nil, untold)
+		if r.told != nil {
+			r.told.Branches = []*Explanation{reference(n.plan, a.object)}
+		}
 	case nodeUsersets, nodeFrom:
-		step.Op = From
 		set := a.plan
 		if n.kind == nodeFrom {
 			set = n.plan
@@ -123,12 +137,16 @@ func (g *grounding) rule(a *groundAtom, n *node) groundRule {
 				break
 			}
 			for _, h := range g.hops {
+				atom, err := int32(-1), h.err
 				if a.depth == g.budget.Depth {
-					g.edge(&r, -1, g.tooDeep(), step)
-					continue
+					err = g.tooDeep()
+				} else {
+					atom = g.atom(t.plan, h.subject.Object(), a.depth+1)
 				}
-				step.Tuple = tuple.Tuple{Object: a.object, Relation: set.name, Subject: h.subject}
-				g.edge(&r, g.atom(t.plan, h.subject.Object(), a.depth+1), h.err, step)
+				g.edge(&r, atom, err, h.told)
+				if r.told != nil {
+					r.told.Grants[h.told].Leads = leading(t.plan, h.subject.Object(), atom < 0, err)
+				}
 			}
 			g.drop(0)
 		}
@@ -141,8 +159,9 @@ func (g *grounding) rule(a *groundAtom, n *node) groundRule {
 }
 
 // settle computes which atoms hold for certain, and which possibly.
-func (g *grounding) settle() (certain, possible []bool) {
-	certain, possible = make([]bool, len(g.atoms)), slices.Repeat([]bool{true}, len(g.atoms))
+func (g *grounding) settle() {
+	g.ranks = make([]int32, len(g.atoms))
+	certain, possible := make([]bool, len(g.atoms)), slices.Repeat([]bool{true}, len(g.atoms))
 	for g.fatal == nil {
 		p := g.least(true, certain, possible)
 		c := g.least(false, p, certain)
@@ -151,7 +170,7 @@ func (g *grounding) settle() (certain, possible []bool) {
 		}
 		certain, possible = c, p
 	}
-	return certain, possible
+	g.certain, g.possible = certain, possible
 }
 
 // least computes the atoms that are possible or else certain: the fewest that fit the
@@ -159,8 +178,6 @@ func (g *grounding) settle() (certain, possible []bool) {
 // against before, which are of the round before.
 func (g *grounding) least(possible bool, other, before []bool) []bool {
 	held := make([]bool, len(g.atoms))
-	g.ranks = slices.Grow(g.ranks[:0], len(held))[:len(held)]
-	rank := int32(0)
 	for changed := true; changed; {
 		changed = false
 		for i := len(held) - 1; i >= 0; i-- { // what is asked last is needed first
@@ -172,7 +189,10 @@ func (g *grounding) least(possible bool, other, before []bool) []bool {
 			}
 			if g.holds(&g.atoms[i].rule, possible, held, other, before) {
 				held[i], changed = true, true
-				g.ranks[i], rank = rank, rank+1
+				if !possible && g.ranks[i] == 0 {
+					g.last++
+					g.ranks[i] = g.last
+				}
 			}
 		}
 	}
@@ -203,13 +223,24 @@ type groundNeed struct {
 	subtracted bool
 }
 
-// cause returns why the first atom is undecided: an error that what it needs has, or
-// else a cycle.
-func (g *grounding) cause(certain, possible []bool) error {
+// certainly and possibly report whether a rule holds for certain, and possibly, under
+// what is settled.
+func (g *grounding) certainly(r *groundRule) bool {
+	return g.holds(r, false, g.certain, g.possible, g.certain)
+}
+
+func (g *grounding) possibly(r *groundRule) bool {
+	return g.holds(r, true, g.possible, g.certain, g.possible)
+}
+
+// cause returns why an atom is undecided: an error that what it needs has, or else a
+// cycle.
+func (g *grounding) cause(of int32) error {
+	certain, possible := g.certain, g.possible
 	needs := make(map[int32][]groundNeed)
 	var visit func(atom int32, r *groundRule, subtracted bool) error
 	visit = func(atom int32, r *groundRule, subtracted bool) error {
-		if g.holds(r, false, certain, possible, certain) || !g.holds(r, true, possible, certain, possible) {
+		if g.certainly(r) || !g.possibly(r) {
 			return nil
 		}
 		for i := range r.children {
@@ -227,7 +258,7 @@ func (g *grounding) cause(certain, possible []bool) error {
 		}
 		return nil
 	}
-	todo, seen := []int32{0}, map[int32]bool{0: true}
+	todo, seen := []int32{of}, map[int32]bool{of: true}
 	for i := 0; i < len(todo); i++ {
 		if !g.spend(1) {
 			return g.fatal
@@ -242,7 +273,7 @@ func (g *grounding) cause(certain, possible []bool) error {
 			}
 		}
 	}
-	together := g.together(needs, len(todo))
+	together := g.together(of, needs, len(todo))
 	if g.fatal != nil {
 		return g.fatal
 	}
@@ -258,14 +289,14 @@ func (g *grounding) cause(certain, possible []bool) error {
 
 // together numbers the atoms, so that those have one number that need each other, at any
 // distance: Tarjan's algorithm, with a stack of its own.
-func (g *grounding) together(needs map[int32][]groundNeed, n int) map[int32]int {
+func (g *grounding) together(from int32, needs map[int32][]groundNeed, n int) map[int32]int {
 	type frame struct {
 		atom int32
 		next int // of its needs
 	}
 	number, low, of := make(map[int32]int, n), make(map[int32]int, n), make(map[int32]int, n)
 	var stack []int32
-	frames := []frame{{atom: 0}}
+	frames := []frame{{atom: from}}
 	for len(frames) > 0 && g.spend(1) {
 		f := &frames[len(frames)-1]
 		if f.next == 0 && number[f.atom] == 0 {
@@ -329,47 +360,4 @@ func (g *grounding) cycle(needs map[int32][]groundNeed, from int32, by groundNee
 		}
 	}
 	panic("model: no way back on a cycle")
-}
-
-// tell adds the steps by which an atom is certain to the items. An atom stands on
-// atoms of lower rank alone, and is told once.
-func (g *grounding) tell(atom int32, possible, certain, told []bool) {
-	told[atom] = true
-	var chosen []groundEdge
-	var why func(r *groundRule) bool
-	why = func(r *groundRule) bool {
-		mark := len(chosen)
-		step := Step{Object: g.atoms[atom].object, Relation: g.atoms[atom].plan.name, Op: Intersect}
-		switch r.kind {
-		case nodeUnion:
-			return slices.ContainsFunc(r.children, func(r groundRule) bool { return why(&r) })
-		case nodeIntersect:
-			chosen = append(chosen, groundEdge{atom: -1, step: &step})
-			if !slices.ContainsFunc(r.children, func(r groundRule) bool { return !why(&r) }) {
-				return true
-			}
-		case nodeExclude:
-			step.Op = Exclude
-			chosen = append(chosen, groundEdge{atom: -1, step: &step})
-			if why(&r.children[0]) && !g.holds(&r.children[1], true, possible, certain, possible) {
-				return true
-			}
-		default:
-			for _, e := range r.edges {
-				if e.err == nil && (e.atom < 0 || certain[e.atom] && g.ranks[e.atom] < g.ranks[atom]) {
-					chosen = append(chosen, e)
-					return true
-				}
-			}
-		}
-		chosen = chosen[:mark]
-		return false
-	}
-	why(&g.atoms[atom].rule)
-	for _, e := range chosen {
-		g.step(*e.step)
-		if e.atom >= 0 && !told[e.atom] {
-			g.tell(e.atom, possible, certain, told)
-		}
-	}
 }

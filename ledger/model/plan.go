@@ -14,6 +14,7 @@ type plan struct {
 	rule      node
 	usersets  []target // what grants to usersets lead to
 	leaf      bool     // the rule reads grants to the subject alone: nothing else is asked
+	nodes     int      // how many the rule has
 
 	// Relations that lead to each other without subtraction are one component, for
 	// walks; nil for a relation that does not lead back to itself.
@@ -48,6 +49,8 @@ type node struct {
 	targets  []target // of nodeUsersets and nodeFrom: what the grants may lead to
 	text     string   // of nodeComputed and nodeFrom: the rule as the modeling language writes it
 	children []node   // of the last three
+	at       int      // its place in the rule as the model has it, reading from the top
+	this     bool     // it is the union of the two ways in which one This is looked for
 }
 
 // A target is a kind of subject that leads on, and the relation asked there.
@@ -142,24 +145,27 @@ func (m *Model) targets(kinds []Direct, asked func(Direct) (typ, relation string
 }
 
 func (m *Model) node(p *plan, rule *Rule) node {
+	at := p.nodes
+	p.nodes++
 	switch rule.Op {
 	case This:
 		if len(p.usersets) == 0 {
-			return node{kind: nodeGrants}
+			return node{kind: nodeGrants, at: at}
 		}
-		return node{kind: nodeUnion, children: []node{{kind: nodeGrants}, {kind: nodeUsersets, targets: p.usersets}}}
+		return node{kind: nodeUnion, at: at, this: true,
+			children: []node{{kind: nodeGrants, at: at}, {kind: nodeUsersets, at: at, targets: p.usersets}}}
 	case Computed:
-		n := node{kind: nodeComputed, plan: m.plans[relationKey{p.typ, rule.Relation}], text: rule.Relation}
+		n := node{kind: nodeComputed, at: at, plan: m.plans[relationKey{p.typ, rule.Relation}], text: rule.Relation}
 		if n.plan.leaf {
 			n.kind = nodeLeaf
 		}
 		return n
 	case From:
 		set := m.plans[relationKey{p.typ, rule.Tupleset}]
-		return node{kind: nodeFrom, plan: set, text: rule.Relation + " from " + rule.Tupleset,
+		return node{kind: nodeFrom, at: at, plan: set, text: rule.Relation + " from " + rule.Tupleset,
 			targets: m.targets(set.relation.Direct, func(d Direct) (string, string) { return d.Type, rule.Relation })}
 	}
-	n := node{kind: nodeUnion}
+	n := node{kind: nodeUnion, at: at}
 	switch rule.Op {
 	case Intersect:
 		n.kind = nodeIntersect

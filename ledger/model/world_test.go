@@ -404,8 +404,7 @@ func ruleText(r *Rule) string {
 }
 
 // TestCheckRandom compares Check with the oracle on random worlds, and checks that
-// every allow has a path of live grants, every error a cause, and that a question that
-// leads back to itself stays cheap.
+// every error has a cause, and that a question that leads back to itself stays cheap.
 func TestCheckRandom(t *testing.T) {
 	counts := make(map[string]int)
 	const time, most = 1000, 5000 // rows; the worlds have under 100
@@ -418,7 +417,7 @@ func TestCheckRandom(t *testing.T) {
 			oracle := newOracle(m, w, objects, subject, time)
 			for _, a := range oracle.atoms {
 				q := Question{a.object, a.relation, subject}
-				allowed, spent, err := m.Check(Scope{Reader: w, Conditions: byName{}, Time: time, Budget: Budget{Rows: most}}, q)
+				allowed, _, err := m.Check(Scope{Reader: w, Conditions: byName{}, Time: time, Budget: Budget{Rows: most}}, q)
 				got, want := answerOf(allowed, err), oracle.answer(a)
 				if got != want {
 					t.Fatalf("seed %d: %s#%s@%s: %s (%v), want %s\n%s", seed, a.object, a.relation, subject, got, err, want, describeWorld(m, w))
@@ -430,16 +429,6 @@ func TestCheckRandom(t *testing.T) {
 					counts["cycle"]++
 				case err != nil && err != errCondition:
 					t.Fatalf("seed %d: %s#%s@%s: %v", seed, a.object, a.relation, subject, err)
-				case allowed:
-					again, path, spentAgain, err := m.CheckPath(Scope{Reader: w, Conditions: byName{}, Time: time, Budget: Budget{Rows: most}}, q)
-					if !again || len(path) == 0 || err != nil || spentAgain != spent {
-						t.Fatalf("seed %d: %s#%s@%s: CheckPath = %v, %v, %+v, %v; Check spent %+v", seed, a.object, a.relation, subject, again, path, spentAgain, err, spent)
-					}
-					for _, step := range path {
-						if _, live := w.grants[step.Tuple]; !live && step.Tuple != (tuple.Tuple{}) {
-							t.Fatalf("seed %d: %s#%s@%s: the path %v has a tuple that is not granted", seed, a.object, a.relation, subject, path)
-						}
-					}
 				}
 			}
 		}

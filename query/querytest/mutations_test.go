@@ -45,9 +45,9 @@ func (m mutation) apply(source string) (string, error) {
 	return strings.Replace(source, m.old, m.new, 1), nil
 }
 
-// runOracle runs TestOracle and TestOracleLists in a process of its own, with other contents of one file
-// of the module, and returns what it printed and whether it passed.
-func runOracle(t *testing.T, file, contents string) (printed string, passed bool) {
+// runOracle runs the tests of that name in a process of its own, with other contents of one
+// file of the module, and returns what it printed and whether they passed.
+func runOracle(t *testing.T, tests, file, contents string) (printed string, passed bool) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -66,7 +66,7 @@ func runOracle(t *testing.T, file, contents string) (printed string, passed bool
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // to compile, on a busy machine
 	defer cancel()
-	run := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-timeout=30s", "-run=^TestOracle(Lists)?$", ".", "-args", "-seed=1", "-worlds=300")
+	run := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-timeout=30s", "-run="+tests, ".", "-args", "-seed=1", "-worlds=300")
 	var out bytes.Buffer
 	run.Stdout, run.Stderr = &out, &out
 	run.WaitDelay = time.Second
@@ -78,7 +78,7 @@ func runOracle(t *testing.T, file, contents string) (printed string, passed bool
 	return out.String(), err == nil
 }
 
-// TestMutations puts faults into the evaluator, one at a time, and requires that the
+// TestMutations puts faults into the evaluator and its recorder, one at a time, and requires that the
 // comparison with the oracle notices each. It shows that the comparison can fail: with
 // the evaluator as it is, it passes.
 func TestMutations(t *testing.T) {
@@ -101,7 +101,7 @@ func TestMutations(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		t.Parallel()
 		const file = "ledger/model/check.go"
-		if out, passed := runOracle(t, file, source(t, file)); !passed {
+		if out, passed := runOracle(t, "^TestOracle(Lists|Explain)?$", file, source(t, file)); !passed {
 			t.Errorf("without a mutation the comparison fails:\n%s", out)
 		}
 	})
@@ -120,7 +120,11 @@ func TestMutations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			switch out, passed := runOracle(t, m.file, mutated); {
+			tests := "^TestOracle(Lists)?$"
+			if strings.HasPrefix(filepath.Base(name), "explain-") {
+				tests = "^TestOracleExplain$"
+			}
+			switch out, passed := runOracle(t, tests, m.file, mutated); {
 			case passed:
 				t.Errorf("nobody notices that: %s", m.what)
 			case !strings.Contains(out, "--- FAIL: TestOracle") || !strings.Contains(out, "the oracle says"):
