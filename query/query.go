@@ -54,7 +54,6 @@ type Question struct {
 type Answer struct {
 	Allowed bool
 	Spent   model.Spent
-	Path    []model.Step // of an allow, if it was asked for
 }
 
 // An InvalidError says which part of a question is wrong, and what would be right.
@@ -130,6 +129,7 @@ type Asking struct {
 	view     *index.View
 	model    *model.Model
 	modelID  ledger.ID
+	pinned   bool // the model was asked for, and is not the newest of another moment
 	programs *dsl.Programs
 	now      int64
 	clock    clock
@@ -149,14 +149,15 @@ func (e *Engine) Ask(v *index.View, id ledger.ID, now int64) (*Asking, error) {
 	case m == nil:
 		return nil, fmt.Errorf("model %s of store %s: %w", id, v.Store(), ledger.ErrNotFound)
 	}
-	if id.IsZero() {
+	pinned := !id.IsZero()
+	if !pinned {
 		id = v.NewestModel()
 	}
 	programs, err := e.compiled(m)
 	if err != nil {
 		return nil, err
 	}
-	a := &Asking{engine: e, view: v, model: m, modelID: id, programs: programs, now: now}
+	a := &Asking{engine: e, view: v, model: m, modelID: id, pinned: pinned, programs: programs, now: now}
 	v.Stop = a.clock.look
 	return a, nil
 }
@@ -228,16 +229,7 @@ func (a *Asking) scope(ctx context.Context, g *Given, b model.Budget) (model.Sco
 // holds a contextual tuple that it does not allow; a [*model.BudgetError],
 // [*model.CycleError] or [*dsl.MissingError] for one that has no answer; ctx's error
 // once it is done; and errors of the index.
-func (a *Asking) Check(ctx context.Context, q Question) (Answer, error) {
-	return a.check(ctx, &q, false)
-}
-
-// Path is Check that also tells by which tuples an allow came about.
-func (a *Asking) Path(ctx context.Context, q Question) (Answer, error) {
-	return a.check(ctx, &q, true)
-}
-
-func (a *Asking) check(ctx context.Context, q *Question, path bool) (answer Answer, err error) {
+func (a *Asking) Check(ctx context.Context, q Question) (answer Answer, err error) {
 	if err := a.known(q.Tuple); err != nil {
 		return Answer{}, err
 	}
@@ -245,13 +237,12 @@ func (a *Asking) check(ctx context.Context, q *Question, path bool) (answer Answ
 	if err != nil {
 		return Answer{}, err
 	}
-	question := model.Question{Object: q.Tuple.Object, Relation: q.Tuple.Relation, Subject: q.Tuple.Subject}
-	if path {
-		answer.Allowed, answer.Path, answer.Spent, err = a.model.CheckPath(sc, question)
-	} else {
-		answer.Allowed, answer.Spent, err = a.model.Check(sc, question)
-	}
+	answer.Allowed, answer.Spent, err = a.model.Check(sc, questionOf(q.Tuple))
 	return answer, err
+}
+
+func questionOf(t tuple.Tuple) model.Question {
+	return model.Question{Object: t.Object, Relation: t.Relation, Subject: t.Subject}
 }
 
 // known returns an [*InvalidError] unless the model has what the question names.

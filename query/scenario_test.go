@@ -638,12 +638,12 @@ func (a *asking) check() (string, error) {
 		t := q.Tuple
 		a.giveContext(q.Context)
 		got, err := a.Check(context.Background(), q)
-		path, pathErr := a.Path(context.Background(), q)
+		told, toldErr := explained(a.Asking, q)
 		if got.Allowed != batched.Allowed || (err == nil) != (batched.Err == nil) {
 			return "", fmt.Errorf("%s: alone %v (%v), in a batch %v (%v)", t, got.Allowed, err, batched.Allowed, batched.Err)
 		}
-		if got.Allowed != path.Allowed || (err == nil) != (pathErr == nil) {
-			return "", fmt.Errorf("%s: alone %v (%v), with its path %v (%v)", t, got.Allowed, err, path.Allowed, pathErr)
+		if got.Allowed != told || (err == nil) != (toldErr == nil) {
+			return "", fmt.Errorf("%s: alone %v (%v), explained %v (%v)", t, got.Allowed, err, told, toldErr)
 		}
 		kind := model.Kind{Type: t.Subject.Type, Relation: t.Subject.Relation}
 		refused := a.refused() || a.relation(t.Object.Type, t.Relation) == nil || !a.hasKind(kind)
@@ -654,7 +654,7 @@ func (a *asking) check() (string, error) {
 			}
 		} else {
 			fact := a.facts(t.Subject)[tuple.Tuple{Object: t.Object, Relation: t.Relation, Subject: t.Subject}]
-			for _, one := range []error{err, batched.Err, pathErr} {
+			for _, one := range []error{err, batched.Err, toldErr} {
 				if text := unlike(t, got.Allowed, one, fact); text != "" {
 					return "", errors.New(text)
 				}

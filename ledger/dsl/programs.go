@@ -72,6 +72,7 @@ type program struct {
 	condition *model.Condition
 	run       cel.Program
 	err       error // why it does not compile
+	timed     bool  // the expression names now, and no parameter hides it
 }
 
 // NewPrograms compiles the conditions of a valid model, each run of which may cost
@@ -97,6 +98,11 @@ func NewProgramsWithCost(m *model.Model, limit uint64) (*Programs, error) {
 			p.err = &ConditionError{c.Name, fmt.Errorf("does not compile: line %d, column %d: %s", issues[0].line, issues[0].col, issues[0].message)}
 			continue
 		}
+		named := false
+		for _, r := range checked.ast.NativeRep().ReferenceMap() {
+			named = named || r.Name == nowName && len(r.OverloadIDs) == 0
+		}
+		p.timed = named && !slices.ContainsFunc(c.Params, func(p model.Param) bool { return p.Name == nowName })
 		run, err := checked.env.Program(checked.ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(limit))
 		if err != nil {
 			p.err = &ConditionError{c.Name, err}
@@ -105,6 +111,13 @@ func NewProgramsWithCost(m *model.Model, limit uint64) (*Programs, error) {
 		p.run = run
 	}
 	return ps, nil
+}
+
+// Timed reports whether a condition of the model looks at the moment of the question: its
+// result may then be another at another moment, though nothing was written meanwhile.
+func (ps *Programs) Timed(condition string) bool {
+	p := ps.programs[condition]
+	return p != nil && p.timed
 }
 
 // Conditions returns the conditions as one question at the moment now, in nanoseconds

@@ -1,6 +1,7 @@
 package model
 
 import (
+	"iter"
 	"math"
 	"slices"
 
@@ -53,6 +54,22 @@ type Explanation struct {
 	ref    bool  // it stands for such a one that is recorded at its part
 	cyclic bool  // it is undecided, perhaps only because something was met again through a subtraction
 	at     int   // as of its node
+}
+
+// Below yields what is told below x, in order: what its grants lead to, and its branches.
+func (x *Explanation) Below() iter.Seq[*Explanation] {
+	return func(yield func(*Explanation) bool) {
+		for i := range x.Grants {
+			if leads := x.Grants[i].Leads; leads != nil && !yield(leads) {
+				return
+			}
+		}
+		for _, b := range x.Branches {
+			if !yield(b) {
+				return
+			}
+		}
+	}
 }
 
 // A LookState is whether a grant that was looked at counts.

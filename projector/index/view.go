@@ -462,6 +462,14 @@ func (v *View) NewestModel() ledger.ID {
 	return ledger.ID{}
 }
 
+// ModelRevision returns the revision that wrote the newest model, 0 if there is none.
+func (v *View) ModelRevision() ledger.Revision {
+	if n := v.modelCount(); n > 0 {
+		return v.head.models[n-1].Revision
+	}
+	return 0
+}
+
 // Model returns the model of that id, or the newest for the zero id, as of the view's
 // revision; nil if there is none. A model is decoded once and shared.
 func (v *View) Model(id ledger.ID) (*model.Model, error) {
