@@ -292,31 +292,42 @@ func (t *tour) path(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	answer, err := asking.Path(ctx, question)
+	x, err := asking.Explain(ctx, question)
 	if err != nil {
 		return err
 	}
-	if len(answer.Path) == 0 {
+	if x.Verdict != model.Holds {
 		return fmt.Errorf("no path for %s", said(asked))
 	}
 	t.say("Because:\n\n")
 	w := tabwriter.NewWriter(t.stdout, 0, 0, 3, ' ', 0)
-	for _, s := range answer.Path {
-		why := "granted to " + s.Tuple.Subject.String()
+	var tell func(x *model.Explanation)
+	tell = func(x *model.Explanation) {
+		why := ""
 		switch {
-		case s.Op == model.Computed:
-			why = "by " + s.Rule
-		case s.Op == model.From && s.Rule != "":
-			why = "by " + s.Rule + ", which is " + s.Tuple.Subject.String()
-		case s.Op == model.Intersect:
-			why = "by all of these:"
-		case s.Op == model.Exclude:
-			why = "not excluded, and:"
-		case s.Tuple.Relation == "":
+		case x.Verdict != model.Holds || x.Elsewhere:
+			return
+		case x.Itself:
 			why = "the subject itself"
+		case x.Op == model.This:
+			why = "granted to " + x.Grants[0].Tuple.Subject.String()
+		case x.Op == model.Computed:
+			why = "by " + x.Rule
+		case x.Op == model.From:
+			why = "by " + x.Rule + ", which is " + x.Grants[0].Tuple.Subject.String()
+		case x.Op == model.Intersect:
+			why = "by all of these:"
+		case x.Op == model.Exclude:
+			why = "not excluded, and:"
 		}
-		fmt.Fprintf(w, "  %s of %s\t%s\n", s.Relation, s.Object, why)
+		if why != "" {
+			fmt.Fprintf(w, "  %s of %s\t%s\n", x.Relation, x.Object, why)
+		}
+		for b := range x.Below() {
+			tell(b)
+		}
 	}
+	tell(x.Explanation)
 	fmt.Fprintln(w)
 	return w.Flush()
 }
