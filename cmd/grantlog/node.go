@@ -27,6 +27,7 @@ import (
 //
 //	DIR/log     the embedded broker's store; absent with --nats
 //	DIR/index   the index, folded from the log
+//	DIR/scratch what a server makes of bundles that it verifies; emptied at its start
 type place struct {
 	data     string // DIR
 	shard    string
@@ -71,6 +72,20 @@ func (p *place) listenFlags(f *pflag.FlagSet) {
 
 func (p *place) indexDir() string { return filepath.Join(p.data, "index") }
 func (p *place) logDir() string   { return filepath.Join(p.data, "log") }
+
+func (p *place) scratchDir() string { return filepath.Join(p.data, "scratch") }
+
+// clearScratch makes the scratch directory anew, without what a crash left there.
+func (p *place) clearScratch() error {
+	err := os.RemoveAll(p.scratchDir())
+	if err == nil {
+		err = os.Mkdir(p.scratchDir(), 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("scratch directory: %w", err)
+	}
+	return nil
+}
 
 // lock makes the data directory, if it may, and keeps other processes from it until
 // the file returned is closed or the process ends.
@@ -182,6 +197,9 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	if n.log, err = natslog.Open(ctx, logConfig); err != nil {
 		return nil, openingLog(err, c.place)
 	}
+	if err := c.place.clearScratch(); err != nil {
+		return nil, errors.Join(err, n.log.Close())
+	}
 	if n.signer, err = openSigner(c); err != nil {
 		return nil, errors.Join(fmt.Errorf("signing key: %w", err), n.log.Close())
 	}
@@ -199,7 +217,10 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 		Log: n.log, Shard: c.place.shard, Node: c.place.node, Logger: c.logger,
 		Watch: n.projector.Watch, Ready: n.projector.Ready, Appended: metrics.Appended,
 	})
-	n.server = serve.New(serve.Config{Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Models: c.models, Signer: n.signer, Logger: c.logger})
+	n.server = serve.New(serve.Config{
+		Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Models: c.models,
+		Signer: n.signer, Scratch: c.place.scratchDir(), Logger: c.logger,
+	})
 
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx)) // until close, which comes after the last request
 	go func() {                                                  // ends with n.stop, or when the index fails

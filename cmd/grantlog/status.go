@@ -66,7 +66,7 @@ func (a *app) readiness(r *serve.Readiness) error {
 	if r.Head > r.Applied {
 		lag = fmt.Sprintf("%s, %s", count(int(r.Head-r.Applied), "message"), time.Duration(r.LagSeconds*float64(time.Second)).Round(time.Millisecond))
 	}
-	return a.facts(headline, "log", r.Log, "epoch", fmt.Sprint(r.Epoch), "head", fmt.Sprint(r.Head), "applied", fmt.Sprint(r.Applied),
+	return a.facts(headline, "log", r.Log, "epoch", fmt.Sprint(r.Epoch), "fold version", fmt.Sprint(r.FoldVersion), "head", fmt.Sprint(r.Head), "applied", fmt.Sprint(r.Applied),
 		"lag", lag, "connected", fmt.Sprint(r.Connected), "log failure", r.LogFailure)
 }
 
@@ -85,7 +85,7 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Print what this program is",
 		Args:  takes(),
 		RunE: func(*cobra.Command, []string) error {
-			v := Version{Version: "(unknown)", FoldVersion: ledger.FoldVersion, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+			v := Version{Version: "(unknown)", FoldVersion: ledger.NewestFoldVersion, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 			if info, ok := debug.ReadBuildInfo(); ok {
 				v.Version = info.Main.Version
 				for _, s := range info.Settings {

@@ -6,15 +6,16 @@ import (
 	"github.com/grantlog/grantlog/ledger"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (a *app) storeCommand() *cobra.Command {
 	return parent(&cobra.Command{
 		Use:   "store",
-		Short: "Create, list and delete stores",
+		Short: "Create, list, delete and restore stores",
 		Long: `A store is one isolated permission space: its own model, tuples and revisions.
 Creating and deleting stores are commands too, recorded in the store "system".`,
-	}, a.storeCreateCommand(), a.storeListCommand(), a.storeDeleteCommand())
+	}, a.storeCreateCommand(), a.storeListCommand(), a.storeDeleteCommand(), a.storeRestoreCommand())
 }
 
 func (a *app) storeCreateCommand() *cobra.Command {
@@ -64,7 +65,8 @@ func (a *app) storeListCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the stores",
-		Long:  `Lists the stores in the order of their creation. With -o json, one store a line.`,
+		Long:  `Lists the stores by ID, which is the order of their creation. One whose status is
+restoring answers nothing yet. With -o json, one store a line.`,
 		Args:  takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client()
@@ -86,11 +88,7 @@ func (a *app) storeListCommand() *cobra.Command {
 						}
 						continue
 					}
-					state := "live"
-					if s.GetStatus() == pb.Store_DELETED {
-						state = "deleted"
-					}
-					rows = append(rows, []string{s.GetId(), oneLine(s.GetName()), state, fmt.Sprint(s.GetRevision()), clock(s.GetCreated()), oneLine(s.GetAdmin())})
+					rows = append(rows, []string{s.GetId(), oneLine(s.GetName()), storeStatus(s), fmt.Sprint(s.GetRevision()), clock(s.GetCreated()), oneLine(s.GetAdmin())})
 				}
 				if page = r.GetNextPageToken(); page == "" {
 					break
@@ -112,7 +110,9 @@ func (a *app) storeDeleteCommand() *cobra.Command {
 		Use:   "delete STORE",
 		Short: "Close a store for ever",
 		Long: `Closes a store, given by ID or name, for commands and checks, for ever: its ID is
-never used again. Its entries stay readable with "grantlog replay".`,
+never used again. Its entries stay readable with "grantlog replay".
+
+A store that is being restored is given up by that. Nothing of it stays readable.`,
 		Example: `  grantlog store delete acme --reason "trial is over" --ticket OPS-12`,
 		Args:    takes("STORE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -151,11 +151,15 @@ never used again. Its entries stay readable with "grantlog replay".`,
 type why struct{ actor, reason, ticket, id string }
 
 func (w *why) flags(c *cobra.Command) {
-	f := c.Flags()
+	w.who(c.Flags())
+	c.Flags().StringVar(&w.id, "id", "", "the command's `UUID`; the same command under the same UUID is applied once")
+}
+
+// who are the flags for what is more than one command.
+func (w *why) who(f *pflag.FlagSet) {
 	f.StringVar(&w.actor, "actor", envOr("GRANTLOG_ACTOR", ""), "`who` asks; recorded as stated, \"anonymous\" if not given [GRANTLOG_ACTOR]")
 	f.StringVar(&w.reason, "reason", "", "`why`, for people")
 	f.StringVar(&w.ticket, "ticket", "", "the `ticket` that asked for it")
-	f.StringVar(&w.id, "id", "", "the command's `UUID`; the same command under the same UUID is applied once")
 }
 
 // command returns the id of the command: the given one, or a new one, so that a lost

@@ -234,6 +234,7 @@ type Readiness struct {
 	Head        uint64  `json:"head"`                  // sequence of the newest message known to be in the log
 	LagSeconds  float64 `json:"lag_seconds"`           // how long ago the newest folded message was stored, if there are newer ones
 	Epoch       uint64  `json:"epoch"`                 // losses accepted so far
+	FoldVersion uint64  `json:"fold_version"`          // number of the deciding rules in force
 	Connected   bool    `json:"connected"`             // the log is being read
 	Quarantined bool    `json:"quarantined"`           // nothing is answered until an operator decides
 	LowSpace    bool    `json:"low_space"`             // commands and the fold wait for disk space
@@ -245,7 +246,7 @@ type Readiness struct {
 func (s *Server) Readiness() Readiness {
 	st := s.cfg.Projector.Status()
 	r := Readiness{
-		Log: st.Log.String(), Applied: st.Applied, Head: st.Head, LagSeconds: st.Lag.Seconds(), Epoch: st.Epoch,
+		Log: st.Log.String(), Applied: st.Applied, Head: st.Head, LagSeconds: st.Lag.Seconds(), Epoch: st.Epoch, FoldVersion: s.cfg.Projector.Fold(),
 		Connected: st.Connected, Quarantined: st.Quarantined != nil, LowSpace: st.NoSpace,
 	}
 	if st.Failure != nil {
