@@ -36,6 +36,14 @@ func (p *progress) say(format string, args ...any) {
 	fmt.Fprintf(p.to, "\r"+format+"\x1b[K", args...)
 }
 
+// now is say for what must not be passed over, because nothing follows for long.
+func (p *progress) now(format string, args ...any) {
+	if p != nil {
+		p.last = time.Time{}
+		p.say(format, args...)
+	}
+}
+
 // end takes away what was told.
 func (p *progress) end() {
 	if p != nil && p.told {

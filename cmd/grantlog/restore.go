@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/natslog"
-	"github.com/grantlog/grantlog/ledger/seal"
 	"github.com/grantlog/grantlog/projector"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
@@ -59,17 +57,9 @@ version 2 stop answering from then on, until they are replaced. It cannot be tak
 	}
 	f := c.Flags()
 	f.BoolVar(&activate, "activate", false, "activate fold version 2 if it is not in force")
-	f.StringVar(&key, "key", "", "the public `key` that the bundle must be signed by: its file, or its text")
+	f.StringVar(&key, "key", "", "the public key that must have signed, its `text or file`")
 	why.who(f)
 	return c
-}
-
-// readPublicKey reads a public key from a file or, if none is called so, the text itself.
-func readPublicKey(named string) (seal.Key, error) {
-	if _, err := os.Stat(named); err != nil && strings.Count(named, "+") >= 2 {
-		return seal.ParseKey(named)
-	}
-	return audit.ReadPublicKey(named)
 }
 
 // restoreChunk is how many bytes of a bundle are sent at once.
@@ -93,7 +83,13 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	if err != nil {
 		return err
 	}
-	began := time.Now()
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	began, sent := time.Now(), int64(0)
+	p := newProgress(a.stderr)
+	defer p.end()
 	stream, err := c.stores.RestoreStore(ctx)
 	if err != nil {
 		return c.plain(err)
@@ -108,6 +104,8 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 				return c.plain(err)
 			}
 			req = &pb.RestoreStoreRequest{}
+			sent += int64(n)
+			p.say("sent %d of %d KiB …", sent>>10, info.Size()>>10)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 			break
@@ -116,7 +114,9 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
+	p.now("sent; the server verifies the bundle, and restores it …")
 	r, err := stream.CloseAndReceive()
+	p.end()
 	if err != nil {
 		if code := connect.CodeOf(err); !connect.IsWireError(err) || code == connect.CodeUnavailable {
 			return fmt.Errorf("%w; what was restored until then stays: run it again, and it goes on", c.plain(err))
@@ -128,7 +128,7 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	}
 	s := r.GetStore()
 	return a.facts(fmt.Sprintf("store %s restored", s.GetId()),
-		"name", s.GetName(), "status", storeStatus(s), "entries", fmt.Sprint(bundle.Header().Last), "root", fmt.Sprintf("%x", r.GetRoot()),
+		"name", s.GetName(), "status", storeStatus(s), "entries", fmt.Sprint(bundle.Header().Last), "root", rootText(r.GetRoot()),
 		"newest entry", clock(s.GetTime()), "took", time.Since(began).Round(time.Millisecond).String(), "token", r.GetToken())
 }
 
