@@ -65,9 +65,9 @@ func (a *app) storeListCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the stores",
-		Long:  `Lists the stores by ID, which is the order of their creation. One whose status is
+		Long: `Lists the stores by ID, which is the order of their creation. One whose status is
 restoring answers nothing yet. With -o json, one store a line.`,
-		Args:  takes(),
+		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := a.client()
 			if err != nil {
