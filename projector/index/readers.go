@@ -9,6 +9,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/decide"
+	"github.com/grantlog/grantlog/ledger/tuple"
 )
 
 // iterOptions are those of every iterator of readers. Filters are used at the last
@@ -107,6 +108,17 @@ func (r *readers) find(key []byte) ([]byte, error) {
 	}
 	value, err := r.point.ValueAndErr()
 	return value, readError(err)
+}
+
+// version reads the newest version of t up to rev, of revision 0 if there is none. It is
+// valid until the next find.
+func (r *readers) version(store ledger.ID, t tuple.Tuple, rev ledger.Revision) (storedVersion, error) {
+	r.key = appendForward(r.key[:0], store, t, rev)
+	value, err := r.find(r.key)
+	if err != nil || value == nil {
+		return storedVersion{}, err
+	}
+	return parseVersion(version(r.point.Key()), value)
 }
 
 // begin returns the iterator of a new scan, which must end with r.end.

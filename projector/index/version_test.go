@@ -41,7 +41,7 @@ func subjectsOf(tb testing.TB, n int) []tuple.Tuple {
 }
 
 // What the value of a version repeats of earlier ones is what their own rows say, and a
-// scan yields at every revision what the rows of the tuples have: with few versions, with
+// read finds at every revision what the rows of the tuples have: with few versions, with
 // more than a value has room for, and with grants that alone are too large for it.
 func TestEarlierVersions(t *testing.T) {
 	x := open(t, vfs.NewMem())
@@ -67,9 +67,8 @@ func TestEarlierVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer head.Close()
-	var rows []Version // of one tuple, newest first
 	held, lost := 0, 0
-	check := func(u tuple.Tuple) {
+	check := func(u tuple.Tuple, rows []Version) {
 		for i, n := range rows {
 			value, err := head.r.find(appendReverse(nil, store, u, n.Revision))
 			if err != nil {
@@ -98,15 +97,15 @@ func TestEarlierVersions(t *testing.T) {
 			}
 		}
 	}
+	rows := make(map[tuple.Tuple][]Version) // newest first
 	for _, u := range pool {
-		rows = nil
 		if err := head.Versions(ByObject(u.Object, u.Relation, &model.Kind{Type: "user"}, u.Subject.ID), func(n Version) bool {
-			rows = append(rows, n)
+			rows[u] = append(rows[u], n)
 			return true
 		}); err != nil {
 			t.Fatal(err)
 		}
-		check(u)
+		check(u, rows[u])
 	}
 	if held == 0 || lost == 0 {
 		t.Errorf("%d versions are held by later ones and %d not, want some of each", held, lost)
@@ -116,23 +115,31 @@ func TestEarlierVersions(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		var want, got []Version
+		var want, scanned, got []Version
 		for _, u := range pool {
+			i := slices.IndexFunc(rows[u], func(n Version) bool { return n.Revision <= rev })
+			if i >= 0 {
+				want = append(want, rows[u][i])
+			}
 			n, ok, err := v.Newest(u)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if ok {
-				want = append(want, n)
+				got = append(got, n)
 			}
 		}
 		if err := v.NewestVersions(ByObject(pool[0].Object, "", nil, ""), func(n Version) bool {
-			got = append(got, n)
+			scanned = append(scanned, n)
 			return true
-		}); err != nil || !slices.EqualFunc(got, want, func(a, b Version) bool {
+		}); err != nil {
+			t.Fatal(err)
+		}
+		same := func(a, b Version) bool {
 			return a.Tuple == b.Tuple && a.Revision == b.Revision && a.Live == b.Live && a.Grant.Equal(b.Grant)
-		}) {
-			t.Fatalf("at %d: %+v, %v, want %+v", rev, got, err, want)
+		}
+		if !slices.EqualFunc(got, want, same) || !slices.EqualFunc(scanned, want, same) {
+			t.Fatalf("at %d: one by one %+v, scanned %+v, want %+v", rev, got, scanned, want)
 		}
 		v.Close()
 	}

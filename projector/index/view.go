@@ -201,13 +201,33 @@ func (v *View) RevisionAt(at int64) (ledger.Revision, error) {
 // Grant returns what t was granted with, or false if it was not live at the view's
 // revision. Whether the grant has expired is not looked at.
 func (v *View) Grant(t tuple.Tuple) (model.Grant, bool, error) {
-	r := v.r
-	r.key = appendForward(r.key[:0], v.head.Store, t, v.rev)
-	value, err := r.find(r.key)
-	if err != nil || value == nil {
+	row, err := v.newestOf(t, v.rev)
+	if err != nil || !row.live {
 		return model.Grant{}, false, err
 	}
-	return decodeVersion(value)
+	grant, err := row.decode()
+	return grant, err == nil, err
+}
+
+// newestOf returns the newest version of t up to rev, of revision 0 if there is none. It
+// is valid until the next find.
+//
+// It looks for the newest version at the head, and in that for the one that counts, as a
+// scan does: Pebble keeps the values of older versions apart from their keys, and they
+// cost more to read.
+func (v *View) newestOf(t tuple.Tuple, rev ledger.Revision) (storedVersion, error) {
+	row, err := v.r.version(v.head.Store, t, v.head.Revision)
+	if err != nil {
+		return storedVersion{}, err
+	}
+	held, err := row.backTo(rev)
+	switch {
+	case held:
+		return row, nil
+	case err == nil && row.more:
+		return v.r.version(v.head.Store, t, rev)
+	}
+	return storedVersion{}, err
 }
 
 // Granted returns the version of t that was live at the view's revision, or false.
@@ -223,14 +243,12 @@ func (v *View) Newest(t tuple.Tuple) (Version, bool, error) { return v.NewestUpT
 
 // NewestUpTo is Newest as of an earlier revision; a later one than the view's is that.
 func (v *View) NewestUpTo(t tuple.Tuple, rev ledger.Revision) (Version, bool, error) {
-	r := v.r
-	r.key = appendForward(r.key[:0], v.head.Store, t, min(rev, v.rev))
-	value, err := r.find(r.key)
-	if err != nil || value == nil {
+	row, err := v.newestOf(t, min(rev, v.rev))
+	if err != nil || row.rev == 0 {
 		return Version{}, false, err
 	}
-	n := Version{Tuple: t, Revision: version(r.point.Key())}
-	n.Grant, n.Live, err = decodeVersion(value)
+	n := Version{Tuple: t, Revision: row.rev, Live: row.live}
+	n.Grant, err = row.decode()
 	return n, err == nil, err
 }
 
