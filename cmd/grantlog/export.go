@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -144,5 +143,3 @@ func readPublicKey(text string) (seal.Key, error) {
 	}
 	return audit.ReadPublicKey(text)
 }
-
-func rootText(root []byte) string { return base64.StdEncoding.EncodeToString(root) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -128,7 +129,7 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	}
 	s := r.GetStore()
 	return a.facts(fmt.Sprintf("store %s restored", s.GetId()),
-		"name", s.GetName(), "status", storeStatus(s), "entries", fmt.Sprint(bundle.Header().Last), "root", rootText(r.GetRoot()),
+		"name", s.GetName(), "status", storeStatus(s), "entries", fmt.Sprint(bundle.Header().Last), "root", base64.StdEncoding.EncodeToString(r.GetRoot()),
 		"newest entry", clock(s.GetTime()), "took", time.Since(began).Round(time.Millisecond).String(), "token", r.GetToken())
 }
 

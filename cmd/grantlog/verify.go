@@ -56,7 +56,7 @@ Exit status: 0 verified; 1 not verified; 2 it could not be read.`,
 	f.StringVar(&v.since, "since", "", "`file` of an older checkpoint of the store, signed by the same key")
 	f.StringVar(&v.tuples, "tuples", "", "write the final tuples to this `file`, one JSON object a line")
 	f.BoolVar(&v.force, "force", false, "with --tuples: replace a file of that name")
-	f.StringVar(&v.scratch, "scratch", "", "the `directory` in which the scratch index is made, and removed again; about twice the size of the bundle [TMPDIR]")
+	f.StringVar(&v.scratch, "scratch", "", "the `directory` in which the scratch index is made, and removed again; it takes some six times the size of the bundle [TMPDIR]")
 	return c
 }
 
@@ -77,8 +77,10 @@ func (a *app) verify(ctx context.Context, v *verifying) error {
 			return fmt.Errorf("--since: %w", err)
 		}
 	}
-	src := a.stdin
-	if v.bundle != "-" {
+	var src io.Reader
+	if v.bundle == "-" {
+		src = interruptible(ctx, a.stdin)
+	} else {
 		f, err := os.Open(v.bundle)
 		if err != nil {
 			return err
@@ -122,11 +124,23 @@ func (a *app) verify(ctx context.Context, v *verifying) error {
 		return err
 	}
 	report := verifyReport(&r)
-	report.EntriesPerSecond = uint64(float64(report.Entries) / time.Since(began).Seconds())
+	report.Seconds = time.Since(began).Seconds()
+	report.EntriesPerSecond = uint64(float64(report.Entries) / report.Seconds)
 	if a.json() {
 		return a.value(&report)
 	}
 	return a.verified(&report)
+}
+
+// interruptible reads from src until ctx ends, even if src is waited for just then.
+func interruptible(ctx context.Context, src io.Reader) io.Reader {
+	r, w := io.Pipe()
+	context.AfterFunc(ctx, func() { r.CloseWithError(ctx.Err()) })
+	go func() { // ends with src or with r; if src gives nothing more, with the process
+		_, err := io.Copy(w, src)
+		w.CloseWithError(err)
+	}()
+	return r
 }
 
 // verifyIn verifies with a scratch index below a directory, "" for the usual one of
@@ -174,7 +188,7 @@ type BundleReport struct {
 func bundleReport(r *audit.Result) BundleReport {
 	b := BundleReport{
 		Store: r.Store.String(), First: uint64(r.First), Last: uint64(r.Last), Entries: uint64(r.Last-r.First) + 1, Outcomes: map[string]uint64{},
-		From: moment(r.From), To: moment(r.To), Origin: r.Checkpoint.Origin, Size: uint64(r.Checkpoint.Size), Root: rootText(r.Checkpoint.Root[:]),
+		From: moment(r.From), To: moment(r.To), Origin: r.Checkpoint.Origin, Size: uint64(r.Checkpoint.Size), Root: base64Of(r.Checkpoint.Root),
 		Key: r.Key.String(), KeyPinned: r.Pinned,
 	}
 	for _, kind := range []ledger.OutcomeKind{ledger.Applied, ledger.Rejected, ledger.Duplicate} {
@@ -208,6 +222,7 @@ type VerifyReport struct {
 	TuplesSHA256     string   `json:"tuples_sha256,omitempty"`
 	Checks           []string `json:"checks"`    // what was verified
 	Unchecked        []string `json:"unchecked"` // what was not, and why
+	Seconds          float64  `json:"seconds"`
 	EntriesPerSecond uint64   `json:"entries_per_second"`
 }
 
@@ -215,7 +230,7 @@ type VerifyReport struct {
 type VerifyFault struct {
 	Verified bool   `json:"verified"`        // false
 	Entry    uint64 `json:"entry,omitempty"` // revision of the entry that is wrong; none if it is not an entry
-	Fault    string `json:"fault"`
+	Fault    string `json:"problem"`
 }
 
 func verifyReport(r *audit.Result) VerifyReport {
@@ -250,6 +265,10 @@ func verifyReport(r *audit.Result) VerifyReport {
 // verified prints the report of a bundle that verifies.
 func (a *app) verified(v *VerifyReport) error {
 	tuples, since := "", ""
+	took := fmt.Sprintf("%.3g s", v.Seconds)
+	if v.Seconds >= 1 { // otherwise the most of it is not for the entries
+		took += fmt.Sprintf(", %d entries a second", v.EntriesPerSecond)
+	}
 	if v.Folded {
 		tuples = fmt.Sprintf("%d, SHA-256 %s", v.Tuples, v.TuplesSHA256)
 	}
@@ -258,7 +277,7 @@ func (a *app) verified(v *VerifyReport) error {
 	}
 	err := a.facts("verified",
 		"store", v.Store, "entries", v.entries(), "time", v.From+" to "+v.To, "checkpoint", v.checkpoint(), "older checkpoint", since,
-		"root", v.Root, "key", v.key(), "final tuples", tuples, "speed", fmt.Sprintf("%d entries a second", v.EntriesPerSecond))
+		"root", v.Root, "key", v.key(), "final tuples", tuples, "took", took)
 	if err != nil {
 		return err
 	}
