@@ -246,7 +246,7 @@ func (r *restore) run(ctx context.Context) (*pb.RestoreStoreResponse, error) {
 	}
 	if now := r.cfg.Projector.Fold(); now < restoreFold {
 		if !r.request.Activate {
-			return nil, &fieldError{"activate", &stateError{fmt.Sprintf("restoring needs fold version %d, and %d is in force: to activate it is to be allowed here. From then on replicas of releases that do not know it stop, until they are replaced; it cannot be taken back", restoreFold, now)}}
+			return nil, &fieldError{"activate", &stateError{fmt.Sprintf("restoring needs fold version %d, and %d is in force; allow to activate it (with the command line, --activate). Servers of releases that do not know it stop answering from then on, until they are replaced, and it cannot be taken back", restoreFold, now)}}
 		}
 		if err := r.cfg.Projector.Activate(ctx, restoreFold, origin.Actor, r.request.Reason, r.request.Ticket); err != nil {
 			return nil, fmt.Errorf("%w; where a server may not do that, whoever runs the log does, with \"grantlog activate\"", err)
