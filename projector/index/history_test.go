@@ -105,19 +105,27 @@ func TestHistory(t *testing.T) {
 		entries := m.Entries(store)
 		for range 12 {
 			rev := 1 + ledger.Revision(r.IntN(len(entries)))
+			if r.IntN(4) == 0 {
+				rev = ledger.Revision(len(entries))
+			}
 			moment := entries[rev-1].Time
 			switch {
-			case int(rev) < len(entries):
-				moment += r.Int64N(max(entries[rev].Time-moment, 1))
+			case int(rev) == len(entries):
+				moment += r.Int64N(20) * 1e9
+			case r.IntN(2) == 0: // a whole second, as all times are
+				moment += r.Int64N((entries[rev].Time-moment)/1e9+1) * 1e9
 			default:
-				moment += r.Int64N(200e9)
+				moment += r.Int64N(max(entries[rev].Time-moment, 1))
 			}
 			v, err := x.View(store, rev)
 			if err != nil {
 				t.Fatal(err)
 			}
 			for range 3 {
-				p := w.Pool()[r.IntN(len(w.Pool()))]
+				p := w.Pool()[r.IntN(6)]
+				if r.IntN(3) == 0 {
+					p = w.Pool()[r.IntN(len(w.Pool()))]
+				}
 				for _, tt := range []struct {
 					question query.HistoryQuestion
 					fits     func(tuple.Tuple) bool

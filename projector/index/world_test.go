@@ -161,14 +161,18 @@ func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
 			w.inputs[len(w.inputs)-1].Kind = ledger.EpochSubject
 		default:
 			c := ledger.Command{ID: bytes16(r), Store: store, Ticket: []string{"", "OPS-1", "OPS-2"}[r.IntN(3)], Channel: []string{"", "console"}[r.IntN(2)]}
-			for _, i := range r.Perm(len(w.pool))[:1+r.IntN(4)] {
+			among, longest := len(w.pool), int64(100)
+			if steady && r.IntN(2) == 0 { // a few, so that they expire just when they are asked for
+				among, longest = 6, 8
+			}
+			for _, i := range r.Perm(among)[:1+r.IntN(4)] {
 				ch := ledger.Change{Kind: ledger.Grant, Tuple: w.pool[i]}
 				switch r.IntN(5) {
 				case 0, 1:
 					ch = ledger.Change{Kind: ledger.Revoke, Tuple: w.pool[i]}
 				case 2:
 					ch.Grant.Owner = "team " + string(rune('a'+r.IntN(3)))
-					ch.ExpiresAfter = (1 + r.Int64N(100)) * 1e9 // log times are whole seconds too
+					ch.ExpiresAfter = (1 + r.Int64N(longest)) * 1e9 // log times are whole seconds too
 				}
 				c.Changes = append(c.Changes, ch)
 			}
