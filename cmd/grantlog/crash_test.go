@@ -210,8 +210,8 @@ func try(ctx context.Context, c *client, store string, s *sent) bool {
 }
 
 func replayed(ctx context.Context, c *client, store string) (entries []*pb.Entry, err error) {
-	err = c.replay(ctx, &pb.ReplayRequest{Store: store}, func(e *pb.Entry) error {
-		entries = append(entries, e)
+	err = c.replay(ctx, &pb.ReplayRequest{Store: store}, func(m *pb.ReplayResponse) error {
+		entries = append(entries, m.GetEntries()...)
 		return nil
 	})
 	return entries, err

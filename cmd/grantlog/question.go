@@ -29,10 +29,15 @@ func (g *given) flags(f *pflag.FlagSet) {
 
 // freshFlags are those of questions that take no context.
 func (g *given) freshFlags(f *pflag.FlagSet) {
+	g.momentFlags(f)
+	f.StringVar(&g.model, "model", "", "the `ID` of the model to answer under; the newest of that moment if not given")
+}
+
+// momentFlags are those of questions that no model is asked about.
+func (g *given) momentFlags(f *pflag.FlagSet) {
 	f.StringVar(&g.atLeast, "at-least", "", "answer at the revision of this `token` or a later one")
 	f.BoolVar(&g.latest, "latest", false, "answer with all that was acknowledged before")
 	f.StringVar(&g.at, "at", "", "answer as of this `moment` of the past: a revision, a time, a date or a token")
-	f.StringVar(&g.model, "model", "", "the `ID` of the model to answer under; the newest of that moment if not given")
 }
 
 func (g *given) freshness() (*pb.Freshness, error) {
