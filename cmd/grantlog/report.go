@@ -63,7 +63,9 @@ func (a *app) auditAccessCommand() *cobra.Command {
 		Use:   "access (--subject SUBJECT | --object OBJECT)",
 		Short: "Report everything a subject reaches, or everyone who reaches an object",
 		Long: `With --subject, reports every object on which SUBJECT holds a relation, by type and
-relation; with --object, everyone who holds a relation on OBJECT, by relation.
+relation; with --object, everyone who holds a relation on OBJECT, by relation. Each row
+says by which tuples, with the commands that granted them, and since when and because
+of which command it is so.
 
 Whoever a wildcard (user:*) speaks for is not listed by name, but for those it does not
 speak for: they are rows as "excluded". What has no answer, for want of context for
@@ -113,8 +115,8 @@ func (a *app) auditDiffCommand() *cobra.Command {
 		Short: "Report what changed between two moments",
 		Long: `Reports the tuples that were added, removed or changed between two moments; with
 --effective, who gained and who lost access, also where the reason is a group, a parent
-or a model several steps away. A row about a tuple says what made it so: a command with
-its actor and ticket, or an expiry or a start that came, with the command that granted it.
+or a model several steps away. Each row says what made it so: a command with its actor
+and ticket, or an expiry or a start that came, with the command that had granted it.
 
 Of effective access, a row about a wildcard (user:*) speaks for everyone of the type but
 those whom another row about the same relation and object names, be it as "unchanged".

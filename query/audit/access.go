@@ -2,6 +2,9 @@ package audit
 
 import (
 	"context"
+	"fmt"
+	"iter"
+	"slices"
 
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -16,7 +19,8 @@ const (
 
 // AccessOfSubject reports everything that a subject reaches at a moment: for each type and
 // relation that its kind can hold, in the order of the model, the objects on which it
-// holds it, in order of id. What
+// holds it, in order of id. Each comes with the way it is held by, and with since when and
+// because of which command; an exclusion that does not apply is not told. What
 // has no answer is a row too, and says why. The moment is closed by the caller. Errors: a
 // [*query.InvalidError] for a type or relation of the subject that the model does not have;
 // [query.ErrNoModel].
@@ -26,8 +30,8 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 	}
 	return Report{
 		Title:   "access of a subject",
-		Columns: []string{"type", "relation", "object", "access"},
-		Rows: rows(func(yield func(Row) bool) error {
+		Columns: slices.Concat([]string{"type", "relation", "object", "access", "path"}, causeColumns),
+		Rows: tellingRows(m, func(teller *Moment, yield func(Row) bool) error {
 			kind := model.Kind{Type: s.Type, Relation: s.Relation}
 			for i := range m.model.Types {
 				typ := &m.model.Types[i]
@@ -44,7 +48,12 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 						if err != nil {
 							return err
 						}
-						if !yield(accessRow(item, typ.Name, relation, tuple.Object{Type: typ.Name, ID: item.ID}.String())) {
+						t := tuple.Tuple{Object: tuple.Object{Type: typ.Name, ID: item.ID}, Relation: relation, Subject: s}
+						row, err := teller.accessRow(ctx, t, item, typ.Name, relation, t.Object.String())
+						if err != nil {
+							return err
+						}
+						if !yield(row) {
 							return nil
 						}
 					}
@@ -58,7 +67,7 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 // AccessToObject reports everyone who reaches an object at a moment: for each of its
 // relations, in the order of the model, the subjects of each type that hold it, in order
 // of id. A wildcard (user:*) speaks for everyone of the type but those who are excluded,
-// which are rows of their own. What
+// which are rows of their own. Each comes with the way and the cause as there. What
 // has no answer is a row too, and says why. The moment is closed by the caller. Errors: a
 // [*query.InvalidError] for a type that the model does not have; [query.ErrNoModel].
 func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, error) {
@@ -67,8 +76,8 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 	}
 	return Report{
 		Title:   "access to an object",
-		Columns: []string{"relation", "subject", "access"},
-		Rows: rows(func(yield func(Row) bool) error {
+		Columns: slices.Concat([]string{"relation", "subject", "access", "path"}, causeColumns),
+		Rows: tellingRows(m, func(teller *Moment, yield func(Row) bool) error {
 			typ, _ := m.model.Type(o.Type)
 			for i := range typ.Relations {
 				relation := typ.Relations[i].Name
@@ -85,7 +94,12 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 						if err != nil {
 							return err
 						}
-						if !yield(accessRow(item, relation, tuple.Subject{Type: kind.Type, ID: item.ID}.String())) {
+						t := tuple.Tuple{Object: o, Relation: relation, Subject: tuple.Subject{Type: kind.Type, ID: item.ID}}
+						row, err := teller.accessRow(ctx, t, item, relation, t.Subject.String())
+						if err != nil {
+							return err
+						}
+						if !yield(row) {
 							return nil
 						}
 					}
@@ -96,14 +110,32 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 	}, nil
 }
 
-// accessRow returns the row of an item of a list: the cells given, and what is said of it.
-func accessRow(item *model.Item, cells ...string) Row {
-	access := held
+// tellingRows is rows with m once more, for questions beside a list.
+func tellingRows(m *Moment, f func(teller *Moment, yield func(Row) bool) error) iter.Seq2[Row, error] {
+	return rows(func(yield func(Row) bool) error {
+		return m.beside(func(teller *Moment) error { return f(teller, yield) })
+	})
+}
+
+// accessRow returns the row of an item of a list: the cells given, what is said of it, the
+// way it is held by, and since when and because of what that is so.
+func (m *Moment) accessRow(ctx context.Context, t tuple.Tuple, item *model.Item, cells ...string) (Row, error) {
+	access, path := held, ""
+	var err error
 	switch {
 	case item.Err != nil:
 		access = verdict{err: item.Err}.String()
 	case item.Excluded:
 		access = excluded
+	default:
+		if path, err = m.path(ctx, t); err != nil {
+			return Row{}, fmt.Errorf("%s: %w", t, err)
+		}
 	}
-	return Row{Cells: append(cells, access), Undecided: item.Err != nil}
+	c, _, err := m.turn(ctx, t, nil)
+	if err != nil {
+		return Row{}, fmt.Errorf("%s: %w", t, err)
+	}
+	told, err := m.causeCells(c)
+	return Row{Cells: slices.Concat(cells, []string{access, path}, told), Undecided: item.Err != nil}, err
 }

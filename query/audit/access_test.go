@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/query"
 	"github.com/grantlog/grantlog/query/querytest"
@@ -77,6 +78,44 @@ func TestAccess(t *testing.T) {
 		if told[access] == 0 {
 			t.Errorf("no row is %s", access)
 		}
+	}
+}
+
+func TestAccessPaths(t *testing.T) {
+	w := newReported(t)
+	w.write(reportModel)
+	w.apply(granting(t, "T-1", "doc:plan#parent@folder:sub", "folder:sub#parent@folder:top", "folder:top#viewer@group:eng#member"))
+	w.apply(granted(t, "T-2", "group:eng#member@user:ann", model.Grant{ExpiresAt: began + 1e9}))
+	w.apply(granting(t, "", "doc:open#viewer@user:*", "doc:open#blocked@user:eve"))
+	w.apply(granted(t, "T-4", "doc:open#viewer@user:bob", model.Grant{Condition: "office"}))
+	eng := "folder:top#viewer@group:eng#member (revision 3, root, T-1) < group:eng#member@user:ann (revision 4, root, T-2, until 2023-11-14T22:13:21Z)"
+	r, err := AccessOfSubject(background, w.at(0, 0), parsed(t, "doc:plan#owner@user:ann").Subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := picked(t, r, "type", "relation", "object", "access", "path", "cause", "revision", "ticket")
+	want := []string{
+		"group member group:eng held group:eng#member@user:ann (revision 4, root, T-2, until 2023-11-14T22:13:21Z) command 4 T-2",
+		"folder viewer folder:sub held folder:sub#parent@folder:top (revision 3, root, T-1) < " + eng + " command 4 T-2",
+		"folder viewer folder:top held " + eng + " command 4 T-2",
+		"doc viewer doc:open held doc:open#viewer@user:* (revision 5, root) command 5 ",
+		"doc viewer doc:plan held doc:plan#parent@folder:sub (revision 3, root, T-1) < folder:sub#parent@folder:top (revision 3, root, T-1) < " + eng + " command 4 T-2",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("user:ann reaches\n%swant\n%s", sprint(got), sprint(want))
+	}
+	if r, err = AccessToObject(background, w.at(0, 0), parsed(t, "doc:open#owner@user:ann").Object); err != nil {
+		t.Fatal(err)
+	}
+	got = picked(t, r, "relation", "subject", "access", "path", "cause", "revision")
+	want = []string{
+		"blocked user:eve held doc:open#blocked@user:eve (revision 5, root) command 5",
+		"viewer user:* held doc:open#viewer@user:* (revision 5, root) command 5",
+		"viewer user:bob held doc:open#viewer@user:* (revision 5, root) command 5",
+		"viewer user:eve excluded  never ",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("doc:open is reached by\n%swant\n%s", sprint(got), sprint(want))
 	}
 }
 

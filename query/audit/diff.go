@@ -9,7 +9,6 @@ import (
 	"iter"
 	"strings"
 
-	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/query"
@@ -126,13 +125,6 @@ func grantText(g *model.Grant) (string, error) {
 	return Cell(text), nil
 }
 
-// A cause is what made an answer or a tuple what it is.
-type cause struct {
-	kind     string // what it is called in a cell: command, expiry, start, model, …
-	at       int64  // when; 0: at the revision's log time
-	revision ledger.Revision
-}
-
 // tupleCause returns what made a tuple count at b, or not count, of one for which that
 // was otherwise at a. After is what it is granted with at b, nil if it is not.
 func (b *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cause, error) {
@@ -169,7 +161,7 @@ func (b *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cau
 	if err != nil {
 		return cause{}, err
 	}
-	if start := after.Grant.NotBefore; start > granted.time {
+	if start := after.Grant.NotBefore; start > granted.Time {
 		if start > since {
 			return cause{kind: causeStart, at: start, revision: after.Revision}, nil
 		}
@@ -196,58 +188,10 @@ func (b *Moment) modelCause(a *Moment, t tuple.Tuple, g *query.Granted) (cause, 
 		}
 		if older == nil || (older.Allows(t, g.Grant.Condition) == nil) != allowed {
 			written, err := b.provenance(models[i].Revision)
-			return cause{kind: causeModel, revision: models[i].Revision}, written.time, err
+			return cause{kind: causeModel, revision: models[i].Revision}, written.Time, err
 		}
 	}
 	return cause{}, 0, nil
-}
-
-// The kinds of cause as cells tell them.
-const (
-	causeCommand = "command"
-	causeModel   = "model"
-	causeExpiry  = "expiry"
-	causeStart   = "start"
-)
-
-// causeCells returns the cells that tell a cause: what it is, when, and the command.
-func (m *Moment) causeCells(c cause) ([]string, error) {
-	if c.revision == 0 {
-		return []string{c.kind, clockText(c.at), "", "", "", ""}, nil
-	}
-	p, err := m.provenance(c.revision)
-	if err != nil {
-		return nil, err
-	}
-	return []string{c.kind, clockText(cmp.Or(c.at, p.time)), fmt.Sprint(c.revision), p.actor, p.ticket, p.reason}, nil
-}
-
-// A provenance is who asked for what a revision did, when and why, as cells tell it.
-type provenance struct {
-	time                  int64
-	actor, ticket, reason string
-}
-
-// maxProvenances bounds what a moment remembers of revisions: one command makes many rows.
-const maxProvenances = 1024
-
-func (m *Moment) provenance(rev ledger.Revision) (provenance, error) {
-	if p, ok := m.revisions[rev]; ok {
-		return p, nil
-	}
-	e, err := m.view.Entry(rev)
-	if err != nil {
-		return provenance{}, err
-	}
-	p := provenance{time: e.Time, actor: Cell(e.Origin.Actor)}
-	if c, rejection := e.Command(); rejection == nil {
-		p.ticket, p.reason = Cell(c.Ticket), Cell(c.Reason)
-	}
-	if len(m.revisions) >= maxProvenances {
-		clear(m.revisions)
-	}
-	m.revisions[rev] = p
-	return p, nil
 }
 
 // window is how many tuples are read before they are told.

@@ -131,35 +131,49 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 	w.apply(revoking(t, "OUT-1", "group:ops#member@user:ann"))
 	to := w.head()
 
-	columns := []string{"change", "subject", "relation", "object", "before", "after"}
+	columns := []string{"change", "subject", "relation", "object", "before", "after", "cause", "revision", "ticket", "tuple"}
 	got := picked(t, EffectiveDifference(background, w.at(from, 0), w.at(from+1, 0)), columns...)
+	hop := " denied allowed command 7 HOP-1 folder:top#viewer@group:eng#member"
 	want := []string{
-		"gained user:ann viewer doc:plan denied allowed",
-		"gained user:tmp viewer doc:plan denied allowed",
-		"gained user:ann viewer folder:sub denied allowed",
-		"gained user:tmp viewer folder:sub denied allowed",
-		"gained user:ann viewer folder:top denied allowed",
-		"gained user:tmp viewer folder:top denied allowed",
+		"gained user:ann viewer doc:plan" + hop,
+		"gained user:tmp viewer doc:plan" + hop,
+		"gained user:ann viewer folder:sub" + hop,
+		"gained user:tmp viewer folder:sub" + hop,
+		"gained user:ann viewer folder:top" + hop,
+		"gained user:tmp viewer folder:top" + hop,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("a group was granted the parent's parent: the difference is\n%swant\n%s", sprint(got), sprint(want))
 	}
 	got = picked(t, EffectiveDifference(background, w.at(from, 0), w.at(to, began+200)), columns...)
 	no := `undecided: condition "office": the context lacks country`
+	out, expiry := " command 9 OUT-1 group:ops#member@user:ann", " expiry 4 T-2 group:ops#member@user:tmp"
+	open := " command 8 OPEN-1 doc:open#viewer@user:*"
 	want = []string{
-		"lost user:ann member group:eng allowed denied",
-		"lost user:ann member group:ops allowed denied",
-		"gained user:ann viewer doc:open denied allowed",
-		"undecided user:ann viewer doc:timed " + no + " " + no,
-		"lost user:tmp member group:eng allowed denied",
-		"lost user:tmp member group:ops allowed denied",
-		"gained user:tmp viewer doc:open denied allowed",
-		"gained user:* viewer doc:open denied allowed",
-		"unchanged user:bob viewer doc:open allowed allowed",
-		"unchanged user:eve viewer doc:open denied denied",
+		"lost user:ann member group:eng allowed denied" + out,
+		"lost user:ann member group:ops allowed denied" + out,
+		"gained user:ann viewer doc:open denied allowed" + open,
+		"undecided user:ann viewer doc:timed " + no + " " + no + " command 6 T-4 doc:timed#viewer@user:ann",
+		"lost user:tmp member group:eng allowed denied" + expiry,
+		"lost user:tmp member group:ops allowed denied" + expiry,
+		"gained user:tmp viewer doc:open denied allowed" + open,
+		"gained user:* viewer doc:open denied allowed" + open,
+		"unchanged user:bob viewer doc:open allowed allowed command 5 T-3 doc:open#viewer@user:bob",
+		"unchanged user:eve viewer doc:open denied denied never   ",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the whole difference is\n%swant\n%s", sprint(got), sprint(want))
+	}
+
+	// A model without what was held.
+	w.write(strings.NewReplacer("    define owner: [user]\n", "", " or owner", "").Replace(reportModel))
+	got = picked(t, EffectiveDifference(background, w.at(to, 0), w.at(0, 0)), columns...)
+	want = []string{
+		"lost user:eve owner doc:open allowed denied model 10 MODEL-1 ",
+		"undecided user:ann viewer doc:timed " + no + " " + no + " command 6 T-4 doc:timed#viewer@user:ann",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the difference of models is\n%swant\n%s", sprint(got), sprint(want))
 	}
 }
 
@@ -170,8 +184,8 @@ func TestEffectiveDifferenceByTime(t *testing.T) {
 	w.write(reportModel)
 	rev := w.apply(granted(t, "T-1", "doc:plan#viewer@user:ann", model.Grant{Condition: "soon", Context: model.AppendContext(nil, model.Value{
 		Kind: model.MapValue, Map: []model.Field{{Name: "limit", Value: model.Value{Kind: model.StringValue, String: "2023-11-14T22:14:00Z"}}}})}))
-	got := picked(t, EffectiveDifference(background, w.at(rev, 0), w.at(rev, began+60e9)), "change", "subject", "object")
-	if want := []string{"lost user:ann doc:plan"}; !slices.Equal(got, want) {
+	got := picked(t, EffectiveDifference(background, w.at(rev, 0), w.at(rev, began+60e9)), "change", "subject", "object", "cause", "revision")
+	if want := []string{"lost user:ann doc:plan clock "}; !slices.Equal(got, want) {
 		t.Errorf("the difference is %q, want %q", got, want)
 	}
 }

@@ -3,6 +3,7 @@ package audit
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"iter"
 	"maps"
 	"regexp"
@@ -17,6 +18,8 @@ import (
 
 // EffectiveDifference reports who holds what at the moment b and did not at a, which is
 // not later, and the other way round, for plain subjects (not usersets) and wildcards.
+// Each row comes with what made the answer at b what it is: see [query.Turn]; the tuple is
+// the one that was granted or revoked, that expired, or that began to count.
 //
 //   - gained: denied at a, allowed at b; lost: the other way round.
 //   - undecided: without an answer at one of them, or at both and something that the
@@ -51,12 +54,12 @@ import (
 func EffectiveDifference(ctx context.Context, a, b *Moment) Report {
 	return Report{
 		Title:   "difference of effective access",
-		Columns: []string{"change", "subject", "relation", "object", "before", "after"},
-		Rows: rows(func(yield func(Row) bool) error {
+		Columns: append(slices.Concat([]string{"change", "subject", "relation", "object", "before", "after"}, causeColumns), "tuple"),
+		Rows: tellingRows(b, func(teller *Moment, yield func(Row) bool) error {
 			if b.model == nil {
 				return nil // nor was there one before
 			}
-			d := newDifference(ctx, a, b, yield)
+			d := newDifference(ctx, a, b, teller, yield)
 			if a.Model() != b.Model() {
 				return d.everything()
 			}
@@ -68,8 +71,8 @@ func EffectiveDifference(ctx context.Context, a, b *Moment) Report {
 	}
 }
 
-func newDifference(ctx context.Context, a, b *Moment, yield func(Row) bool) *difference {
-	return &difference{ctx: ctx, a: a, b: b, yield: yield, more: true, uses: usesOf(b.model),
+func newDifference(ctx context.Context, a, b, teller *Moment, yield func(Row) bool) *difference {
+	return &difference{ctx: ctx, a: a, b: b, teller: teller, yield: yield, more: true, uses: usesOf(b.model),
 		subjects: make(map[tuple.Subject]bool), parts: make(map[part]bool)}
 }
 
@@ -81,11 +84,12 @@ type part struct {
 
 // A difference is the state of one report of effective access.
 type difference struct {
-	ctx   context.Context
-	a, b  *Moment
-	yield func(Row) bool
-	more  bool // rows are wanted
-	uses  *uses
+	ctx    context.Context
+	a, b   *Moment
+	teller *Moment // b, for questions beside a list
+	yield  func(Row) bool
+	more   bool // rows are wanted
+	uses   *uses
 
 	subjects map[tuple.Subject]bool // plain, with a changed grant of their own
 	parts    map[part]bool          // affected for whomever
@@ -476,7 +480,19 @@ func (d *difference) ofKind(p part, kind string) error {
 // tell yields the row of a difference.
 func (d *difference) tell(t tuple.Tuple, before, after verdict) error {
 	change := changeOf(before, after)
+	since := d.a
+	if change == unchanged || before.err != nil && after.err != nil {
+		since = nil
+	}
+	c, about, err := d.teller.turn(d.ctx, t, since)
+	if err != nil {
+		return fmt.Errorf("%s: %w", t, err)
+	}
+	told, err := d.teller.causeCells(c)
+	if err != nil {
+		return fmt.Errorf("%s: %w", t, err)
+	}
 	cells := []string{change, t.Subject.String(), t.Relation, t.Object.String(), before.String(), after.String()}
-	d.more = d.yield(Row{Cells: cells, Undecided: change == undecided})
+	d.more = d.yield(Row{Cells: append(slices.Concat(cells, told), about), Undecided: change == undecided})
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ var (
 // A pastState is what a store should be at a revision.
 type pastState struct {
 	revision ledger.Revision
+	time     int64 // of the log
 	model    *model.Model
 	grants   map[tuple.Tuple]model.Grant
 }
@@ -46,10 +48,22 @@ func (p *pastState) facts(at int64) map[tuple.Tuple]querytest.Value {
 }
 
 // history folds a random history, and returns what the store should be after each step.
+// The second half of it is at the time when grants expire and begin to count.
 func (w *reported) history(seed uint64, n int) (pasts []pastState) {
 	w.t.Helper()
+	r := rand.New(rand.NewPCG(seed, 4))
 	now := pastState{grants: make(map[tuple.Tuple]model.Grant)}
-	for _, step := range querytest.NewHistory(seed, n) {
+	for i, step := range querytest.NewHistory(seed, n) {
+		switch {
+		case i == n/2:
+			w.now = querytest.Now - 3
+		case i > n/2:
+			w.now = now.time - int64(r.IntN(4)+2)/4 // often at the same time as the one before
+		}
+		maps.DeleteFunc(step.Grant, func(_ tuple.Tuple, g model.Grant) bool { return g.ExpiresAt != 0 && g.ExpiresAt <= w.now+1 })
+		if step.Model == nil && len(step.Grant)+len(step.Revoke) == 0 {
+			continue
+		}
 		now.grants = maps.Clone(now.grants)
 		var c ledger.Command
 		if step.Model != nil {
@@ -66,6 +80,7 @@ func (w *reported) history(seed uint64, n int) (pasts []pastState) {
 			c.Changes = append(c.Changes, ledger.Change{Kind: ledger.Revoke, Tuple: t})
 		}
 		now.revision = w.apply(c)
+		now.time = w.now
 		pasts = append(pasts, now)
 	}
 	return pasts
@@ -130,7 +145,6 @@ type compared struct {
 // pairs calls f for n pairs of moments of the random history of a seed, until it returns
 // false. Half of them are near each other, so that few rows differ.
 func pairs(t *testing.T, seed uint64, n int, f func(w *reported, c *compared) bool) {
-	times := []int64{querytest.Now - 1, querytest.Now, querytest.Now + 1}
 	w := newReported(t)
 	pasts := w.history(seed, 40)
 	r := rand.New(rand.NewPCG(seed, 3))
@@ -140,18 +154,53 @@ func pairs(t *testing.T, seed uint64, n int, f func(w *reported, c *compared) bo
 		if r.IntN(2) == 0 {
 			j = min(j, i+r.IntN(4))
 		}
-		x := r.IntN(len(times))
-		y := x + r.IntN(len(times)-x)
+		// A time at which the revision was the newest: its own, or the last such.
+		when := func(i int) int64 {
+			last := querytest.Now + 10
+			if i+1 < len(pasts) {
+				last = max(pasts[i].time, pasts[i+1].time-1)
+			}
+			return [...]int64{pasts[i].time, last}[r.IntN(2)]
+		}
+		x, y := when(i), when(j)
+		y = max(x, y)
 		c := &compared{
-			a: w.at(pasts[i].revision, times[x]), b: w.at(pasts[j].revision, times[y]),
-			before: pasts[i].facts(times[x]), after: pasts[j].facts(times[y]),
-			where:  fmt.Sprintf("seed %d, revisions %d and %d, times %+d and %+d", seed, pasts[i].revision, pasts[j].revision, times[x]-querytest.Now, times[y]-querytest.Now),
+			a: w.at(pasts[i].revision, x), b: w.at(pasts[j].revision, y),
+			before: pasts[i].facts(x), after: pasts[j].facts(y),
+			where:  fmt.Sprintf("seed %d, revisions %d and %d, times %+d and %+d", seed, pasts[i].revision, pasts[j].revision, x-querytest.Now, y-querytest.Now),
 			worlds: worldText(&pasts[i]) + "\n" + worldText(&pasts[j]),
 		}
 		if !f(w, c) {
 			return
 		}
 	}
+}
+
+// wrongCauses says which row blames what did not happen between the moments, "" for none.
+func (c *compared) wrongCauses(rows [][]string, told map[string]int) string {
+	for _, cells := range rows {
+		if cells[0] != gained && cells[0] != lost {
+			continue
+		}
+		kind := cells[6]
+		told[kind]++
+		at, err := time.Parse(time.RFC3339Nano, cells[7])
+		if err != nil {
+			return fmt.Sprintf("%q: %v", cells, err)
+		}
+		rev, err := strconv.ParseUint(cells[8], 10, 64)
+		if err != nil {
+			return fmt.Sprintf("%q: %v", cells, err)
+		}
+		within := ledger.Revision(rev) > c.a.view.Revision() && ledger.Revision(rev) <= c.b.view.Revision()
+		if kind == causeExpiry || kind == causeStart {
+			within = within || at.UnixNano() > c.a.time && at.UnixNano() <= c.b.time
+		}
+		if !within || (kind == causeModel) != (cells[12] == "") {
+			return fmt.Sprintf("%q: the cause is not between the moments", cells)
+		}
+	}
+	return ""
 }
 
 // TestEffectiveDifference compares, in random histories, the difference of many pairs of
@@ -166,14 +215,19 @@ func TestEffectiveDifference(t *testing.T) {
 	told := make(map[string]int)
 	for n := range *diffHistories {
 		pairs(t, seed+n, 40, func(w *reported, c *compared) bool {
-			if text := wrongDifference(all(t, EffectiveDifference(background, c.a, c.b)), c.before, c.after, told); text != "" {
+			rows := all(t, EffectiveDifference(background, c.a, c.b))
+			text := wrongDifference(rows, c.before, c.after, told)
+			if text == "" {
+				text = c.wrongCauses(rows, told)
+			}
+			if text != "" {
 				t.Fatalf("%s: %s\n%s", c.where, text, c.worlds)
 			}
 			return true
 		})
 	}
 	t.Logf("rows %v", told)
-	for _, change := range []string{gained, lost, undecided} {
+	for _, change := range []string{gained, lost, undecided, causeCommand, causeModel, causeExpiry, causeStart} {
 		if told[change] == 0 {
 			t.Errorf("no row is %s", change)
 		}
@@ -212,16 +266,19 @@ func TestEffectiveDifferenceFaults(t *testing.T) {
 // faulty returns the rows of a difference that a fault was put into.
 func (w *reported) faulty(a, b *Moment, fault func(*difference)) (cells [][]string) {
 	w.t.Helper()
-	d := newDifference(background, a, b, func(r Row) bool {
-		cells = append(cells, r.Cells)
-		return true
+	err := b.beside(func(teller *Moment) error {
+		d := newDifference(background, a, b, teller, func(r Row) bool {
+			cells = append(cells, r.Cells)
+			return true
+		})
+		fault(d)
+		if err := d.find(); err != nil {
+			return err
+		}
+		fault(d)
+		return d.compare()
 	})
-	fault(d)
-	if err := d.find(); err != nil {
-		w.t.Fatal(err)
-	}
-	fault(d)
-	if err := d.compare(); err != nil {
+	if err != nil {
 		w.t.Fatal(err)
 	}
 	return cells

@@ -106,7 +106,7 @@ type Moment struct {
 	time   int64
 	opened time.Time
 
-	revisions map[ledger.Revision]provenance // some that were asked for
+	revisions map[ledger.Revision]query.Provenance // some that were asked for
 }
 
 // NewMoment returns the moment of the view's revision, with expiry and conditions held
@@ -114,7 +114,7 @@ type Moment struct {
 // closed, and not if it fails. Of a revision without a model nothing is held; a report of
 // access there is a [query.ErrNoModel].
 func NewMoment(e *query.Engine, v *index.View, time int64) (*Moment, error) {
-	m := &Moment{engine: e, time: time, revisions: make(map[ledger.Revision]provenance)}
+	m := &Moment{engine: e, time: time, revisions: make(map[ledger.Revision]query.Provenance)}
 	return m, m.take(v)
 }
 
@@ -140,6 +140,21 @@ func (m *Moment) Close() { m.view.Close() }
 
 // Model returns the id of the model in force, zero if there is none.
 func (m *Moment) Model() ledger.ID { return m.view.NewestModel() }
+
+// beside calls f with the same moment once more, for questions beside a list of m's.
+func (m *Moment) beside(f func(teller *Moment) error) error {
+	v, err := m.view.At(m.view.Revision())
+	if err != nil {
+		return err
+	}
+	teller, err := NewMoment(m.engine, v, m.time)
+	if err != nil {
+		v.Close()
+		return err
+	}
+	defer teller.Close()
+	return f(teller)
+}
 
 // Limits of how long a report holds one view, and so files of the index.
 const (
