@@ -114,12 +114,7 @@ func (a *app) verify(ctx context.Context, v *verifying) error {
 	var fault *audit.BundleError
 	switch {
 	case errors.As(err, &fault):
-		if a.json() {
-			if err := a.value(VerifyFault{Entry: uint64(fault.Revision), Fault: fault.Err.Error()}); err != nil {
-				return err
-			}
-		}
-		return &no{"not verified: " + err.Error()}
+		return a.notVerified(fault)
 	case err != nil:
 		return err
 	}
@@ -130,6 +125,16 @@ func (a *app) verify(ctx context.Context, v *verifying) error {
 		return a.value(&report)
 	}
 	return a.verified(&report)
+}
+
+// notVerified answers that a bundle does not verify, in JSON too.
+func (a *app) notVerified(fault *audit.BundleError) error {
+	if a.json() {
+		if err := a.value(VerifyFault{Entry: uint64(fault.Revision), Fault: fault.Err.Error()}); err != nil {
+			return err
+		}
+	}
+	return &no{"not verified: " + fault.Error()}
 }
 
 // interruptible reads from src until ctx ends, even if src is waited for just then.
