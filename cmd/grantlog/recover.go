@@ -78,7 +78,8 @@ Without --accept-loss this only tells what is lost. With it, what is lost is wri
 to DIR/lost-TIME.jsonl, from this replica's own copy; the log gets an entry that names
 the loss, with the actor and the reason; and the index is replaced by one folded from
 the log as it is. Grants and revocations in the file are undone by that: read it, and
-submit again what must hold.
+submit again what must hold. If a checkpoint was signed of what is lost, its key signs
+no more for that store: make a new key, with a new name, and tell the auditors.
 
 Exit status: 0 nothing is lost, or the loss is accepted; 1 there is a loss; 2 error.`,
 		Example: `  grantlog recover --data ./data
