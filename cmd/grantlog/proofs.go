@@ -66,7 +66,13 @@ func (c *client) vouch(ctx context.Context, store string, pinned seal.Key) (*vou
 	if err != nil {
 		return nil, c.plain(err)
 	}
-	key, err := seal.ParseKey(r.GetKey())
+	return openVouch(store, r.GetNote(), r.GetKey(), pinned)
+}
+
+// openVouch verifies the signature of a store's note, with the key pinned or else the one
+// that the server names.
+func openVouch(store, note, named string, pinned seal.Key) (*vouch, error) {
+	key, err := seal.ParseKey(named)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the key that the server names: %w", seal.ErrUnverified, err)
 	}
@@ -77,7 +83,7 @@ func (c *client) vouch(ctx context.Context, store string, pinned seal.Key) (*vou
 	if err != nil {
 		return nil, err
 	}
-	v := &vouch{note: r.GetNote(), key: key, pinned: !pinned.IsZero()}
+	v := &vouch{note: note, key: key, pinned: !pinned.IsZero()}
 	v.checkpoint, err = key.Open(id, []byte(v.note))
 	return v, err
 }

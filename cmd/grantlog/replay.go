@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/grantlog/grantlog/ledger/tuple"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -16,11 +15,9 @@ import (
 
 // A replayFlags is what the flags of replay say.
 type replayFlags struct {
-	from, to, resume                              string
-	follow, tokens                                bool
-	actor, ticket, subject, object, typ, relation string
-	kinds, outcomes, channels, outside            []string
-	withoutTicket                                 bool
+	from, to, resume string
+	follow, tokens   bool
+	entries          entryFlags
 }
 
 func (r *replayFlags) flags(f *pflag.FlagSet) {
@@ -29,17 +26,7 @@ func (r *replayFlags) flags(f *pflag.FlagSet) {
 	f.StringVar(&r.resume, "resume", "", "go on where the replay ended that printed this `token`")
 	f.BoolVar(&r.follow, "follow", false, "wait for new entries, until Ctrl-C")
 	f.BoolVar(&r.tokens, "tokens", false, tokensHelp)
-	f.StringVar(&r.actor, "actor", "", "only what this `actor` asked for")
-	f.StringVar(&r.ticket, "ticket", "", "only what was asked for under this `ticket`")
-	f.BoolVar(&r.withoutTicket, "without-ticket", false, "only what was asked for without a ticket")
-	f.StringVar(&r.subject, "subject", "", "only grants to and revokes from this `subject`")
-	f.StringVar(&r.object, "object", "", "only grants and revokes on this `object`")
-	f.StringVar(&r.typ, "type", "", "only grants and revokes on objects of this `type`")
-	f.StringVar(&r.relation, "relation", "", "only grants and revokes of this `relation`")
-	f.StringSliceVar(&r.kinds, "kind", nil, "only changes of this `kind`: "+strings.Join(enumNames(pb.EntryFilter_Kind_name), ", ")+"; may be given again")
-	f.StringSliceVar(&r.outcomes, "outcome", nil, "only commands with this `outcome`: "+strings.Join(enumNames(pb.Outcome_Kind_name), ", ")+"; may be given again")
-	f.StringArrayVar(&r.channels, "channel", nil, "only what came through this `channel`; may be given again")
-	f.StringArrayVar(&r.outside, "outside-channel", nil, "only what did not come through this `channel`; may be given again")
+	r.entries.flags(f)
 }
 
 // tokensHelp is the help of --tokens.
@@ -47,35 +34,17 @@ const tokensHelp = "print how to go on: with -o json, on lines of their own; els
 
 // request returns what the flags ask for, but for the store.
 func (r *replayFlags) request() (*pb.ReplayRequest, error) {
-	q := &pb.ReplayRequest{Follow: r.follow, Filter: &pb.EntryFilter{
-		Actor: r.actor, Ticket: r.ticket, WithoutTicket: r.withoutTicket, Subject: r.subject, Object: r.object,
-		Type: r.typ, Relation: r.relation, Channels: r.channels, OutsideChannels: r.outside,
-	}}
+	q := &pb.ReplayRequest{Follow: r.follow}
 	switch {
 	case r.from != "" && r.resume != "":
 		return nil, errors.New("--from and --resume exclude each other: a token says where to begin")
 	case r.to != "" && r.follow:
 		return nil, errors.New("--to and --follow exclude each other: what follows has no end")
-	case r.ticket != "" && r.withoutTicket:
-		return nil, errors.New("--ticket and --without-ticket exclude each other")
 	case r.resume != "":
 		q.Start = &pb.ReplayRequest_ResumeToken{ResumeToken: r.resume}
 	}
-	if r.subject != "" {
-		if _, err := tuple.ParseSubject(r.subject); err != nil {
-			return nil, err
-		}
-	}
-	if r.object != "" {
-		if _, err := tuple.ParseObject(r.object); err != nil {
-			return nil, err
-		}
-	}
 	var err error
-	if q.Filter.Kinds, err = readEnum[pb.EntryFilter_Kind]("--kind", r.kinds, pb.EntryFilter_Kind_name, pb.EntryFilter_Kind_value); err != nil {
-		return nil, err
-	}
-	if q.Filter.Outcomes, err = readEnum[pb.Outcome_Kind]("--outcome", r.outcomes, pb.Outcome_Kind_name, pb.Outcome_Kind_value); err != nil {
+	if q.Filter, err = r.entries.filter(); err != nil {
 		return nil, err
 	}
 	if r.from != "" {
@@ -108,26 +77,6 @@ func readBound(flag, text string) (uint64, *timestamppb.Timestamp, error) {
 		return 0, k.AtTime, nil
 	}
 	return 0, nil, fmt.Errorf("%s takes a revision, a time or a date, not a token; to go on after one, give --resume", flag)
-}
-
-// enumNames returns the names of an enumeration as flags have them, without the first,
-// which is no value.
-func enumNames(names map[int32]string) (list []string) {
-	for n := int32(1); names[n] != ""; n++ {
-		list = append(list, strings.ReplaceAll(strings.ToLower(names[n]), "_", "-"))
-	}
-	return list
-}
-
-func readEnum[E ~int32](flag string, texts []string, names map[int32]string, values map[string]int32) (list []E, err error) {
-	for _, text := range texts {
-		v := values[strings.ReplaceAll(strings.ToUpper(text), "-", "_")]
-		if v == 0 {
-			return nil, fmt.Errorf("%s must be one of %s, not %q", flag, strings.Join(enumNames(names), ", "), text)
-		}
-		list = append(list, E(v))
-	}
-	return list, nil
 }
 
 func (a *app) replayCommand() *cobra.Command {

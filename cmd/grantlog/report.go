@@ -153,13 +153,14 @@ by subject for those whose own grants changed, then by object for all others.
 func (a *app) auditChangesCommand() *cobra.Command {
 	var r reporting
 	var from, to string
-	var f pb.EntryFilter
+	var filter entryFlags
 	c := &cobra.Command{
 		Use:   "changes",
 		Short: "Report the changes that were asked for",
 		Long: `Reports every change that was asked for, in order, with who asked, under which ticket,
 and what became of it. Changes of rejected commands and of duplicates are among them, as
-such. Deleted stores and the store "system" have reports of changes too.
+such. The flags that name something leave out what does not fit all of them, as those of
+"grantlog replay" do. Deleted stores and the store "system" have reports of changes too.
 
 ` + reportForms,
 		Example: `  grantlog audit changes --from 2026-10-01 --to 2026-11-01
@@ -167,8 +168,11 @@ such. Deleted stores and the store "system" have reports of changes too.
   grantlog audit changes --outside-channel okta --outside-channel terraform --format csv`,
 		Args: takes(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			changes := &pb.RecordedChanges{Filter: &f}
+			changes := &pb.RecordedChanges{}
 			var err error
+			if changes.Filter, err = filter.filter(); err != nil {
+				return err
+			}
 			if changes.From, err = reportMoment("from", from); err != nil {
 				return err
 			}
@@ -181,8 +185,7 @@ such. Deleted stores and the store "system" have reports of changes too.
 	flags := c.Flags()
 	flags.StringVar(&from, "from", "", "only changes after this `moment`; from the first on if not given")
 	flags.StringVar(&to, "to", "", "only changes up to this `moment`; to the newest if not given")
-	flags.BoolVar(&f.WithoutTicket, "without-ticket", false, "only changes whose command names no ticket")
-	flags.StringArrayVar(&f.OutsideChannels, "outside-channel", nil, "only changes that did not come through this `channel`; may be given again")
+	filter.flags(flags)
 	r.flags(flags)
 	return c
 }
@@ -201,26 +204,38 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 	if err != nil {
 		return err
 	}
-	write := func(to io.Writer, progress *progress) error {
-		return a.askStore(ctx, func(_ context.Context, c *client, store string) error {
+	var end *pb.ReportEnd
+	write := func(to io.Writer, p *progress) error {
+		return a.askStore(ctx, func(_ context.Context, c *client, store string) (err error) {
 			q.Store = store
-			return c.report(ctx, q, pinned, newReportWriter(r.format, to), progress)
+			end, err = c.report(ctx, q, pinned, newReportWriter(r.format, to), p)
+			return err
 		})
 	}
 	if r.out == "" {
-		return write(a.stdout, nil)
+		err = write(a.stdout, nil)
+	} else {
+		p := newProgress(a.stderr)
+		err = writeFile(r.out, true, func(f *os.File) error { return write(f, p) })
+		p.end()
 	}
-	p := newProgress(a.stderr)
-	defer p.end()
-	return writeFile(r.out, true, func(f *os.File) error { return write(f, p) })
+	switch {
+	case err != nil:
+		return err
+	case r.out != "" && !a.json():
+		_, err = fmt.Fprintf(a.stdout, "wrote %s: %s\n", r.out, endText(end))
+	case end.GetUndecided() > 0 && (r.format == "csv" || r.format == "jsonl"): // a table says it itself
+		fmt.Fprintf(a.stderr, "grantlog: %s\n", endText(end)) // a note: it may fail
+	}
+	return err
 }
 
 // report receives a report, checks it, and hands it on. What it hands on is all of it, and
 // as the server sent it, exactly if it returns nil.
-func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Key, w reportWriter, p *progress) error {
+func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Key, w reportWriter, p *progress) (*pb.ReportEnd, error) {
 	stream, err := c.audit.Report(ctx, q)
 	if err != nil {
-		return c.plain(err)
+		return nil, c.plain(err)
 	}
 	defer stream.Close()
 	var digest audit.Digest
@@ -229,7 +244,7 @@ func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Ke
 		switch part := stream.Msg().GetPart().(type) {
 		case *pb.ReportResponse_Header:
 			if header != nil {
-				return errors.New("the report has two headers")
+				return nil, errors.New("the report has two headers")
 			}
 			header = part.Header
 			vouched, err := vouchedFor(header, pinned)
@@ -237,80 +252,63 @@ func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Ke
 				err = w.header(header, vouched)
 			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 			p.say("0 rows …")
 		case *pb.ReportResponse_Rows:
 			if header == nil {
-				return errors.New("the report has rows before its header")
+				return nil, errors.New("the report has rows before its header")
 			}
 			for _, row := range part.Rows.GetRows() {
 				if n := len(row.GetCells()); n != len(header.GetColumns()) {
-					return fmt.Errorf("row %d of the report has %d cells under %d columns", digest.Rows+1, n, len(header.GetColumns()))
+					return nil, fmt.Errorf("row %d of the report has %d cells under %d columns", digest.Rows+1, n, len(header.GetColumns()))
 				}
 				if err := w.row(row.GetCells(), digest.Add(row.GetCells())); err != nil {
-					return err
+					return nil, err
 				}
 			}
 			if err := w.pause(); err != nil {
-				return err
+				return nil, err
 			}
 			p.say("%d rows …", digest.Rows)
 		case *pb.ReportResponse_End:
 			sum := digest.Sum()
 			if header == nil || part.End.GetRows() != digest.Rows || string(part.End.GetSha256()) != string(sum[:]) {
-				return fmt.Errorf("the report is not what the server made: %d rows with SHA-256 %x came, of %d with SHA-256 %x", digest.Rows, sum, part.End.GetRows(), part.End.GetSha256())
+				return nil, fmt.Errorf("the report is not what the server made: %d rows with SHA-256 %x came, of %d with SHA-256 %x", digest.Rows, sum, part.End.GetRows(), part.End.GetSha256())
 			}
-			return w.end(part.End)
+			return part.End, w.end(part.End)
 		}
 	}
 	if err := stream.Err(); err != nil {
-		return fmt.Errorf("%w; the report is not complete", c.plain(err))
+		return nil, fmt.Errorf("%w; the report is not complete", c.plain(err))
 	}
-	return errors.New("the report ended before it was complete")
+	return nil, errors.New("the report ended before it was complete")
 }
 
 // vouchedFor verifies what a report stands on, and says what that is: the signature of the
-// checkpoint, and that its tree begins with the one reported of. Without a pinned key it
-// is the key that the server names.
+// checkpoint, and that its tree begins with the one reported of.
 func vouchedFor(h *pb.ReportHeader, pinned seal.Key) (string, error) {
+	v := &vouch{}
 	if h.GetCheckpoint() == "" {
 		if !pinned.IsZero() {
-			return "", errors.New("the server signs no checkpoints, so there is none for --key to verify")
+			return "", fmt.Errorf("--key has nothing to verify: %w", errSignsNothing)
 		}
-		return "none: this server signs none", nil
+		return "none; vouched for by " + v.by(), nil
 	}
-	key := pinned
-	if key.IsZero() {
-		var err error
-		if key, err = seal.ParseKey(h.GetKey()); err != nil {
-			return "", fmt.Errorf("the key of the report's checkpoint: %w", err)
-		}
-	}
-	store, err := ledger.ParseID(h.GetStore())
-	if err != nil {
-		return "", fmt.Errorf("the report's store: %w", err)
-	}
-	c, err := key.Open(store, []byte(h.GetCheckpoint()))
+	v, err := openVouch(h.GetStore(), h.GetCheckpoint(), h.GetKey(), pinned)
 	if err != nil {
 		return "", fmt.Errorf("the report's checkpoint: %w", err)
 	}
-	var root ledger.Hash
-	if copy(root[:], h.GetRoot()) != len(root) || len(h.GetRoot()) != len(root) {
-		return "", errors.New("the report's root is not 32 bytes")
+	root, err := readHash("root", h.GetRoot())
+	if err != nil {
+		return "", err
 	}
-	proof := make([]ledger.Hash, len(h.GetConsistencyProof()))
-	for i, hash := range h.GetConsistencyProof() {
-		if copy(proof[i][:], hash) != len(proof[i]) || len(hash) != len(proof[i]) {
-			return "", errors.New("a hash of the report's proof is not 32 bytes")
-		}
+	proof, err := readProof(h.GetConsistencyProof())
+	if err != nil {
+		return "", err
 	}
-	if err := seal.CheckConsistency(ledger.Revision(h.GetRevision()), root, c.Size, c.Root, proof); err != nil {
+	if err := seal.CheckConsistency(ledger.Revision(h.GetRevision()), root, v.checkpoint.Size, v.checkpoint.Root, proof); err != nil {
 		return "", fmt.Errorf("the report's checkpoint: %w", err)
 	}
-	by := "the key given by --key"
-	if pinned.IsZero() {
-		by = "a key that the server names"
-	}
-	return fmt.Sprintf("revision %d, signed by %s, %s; verified", c.Size, key.Name(), by), nil
+	return fmt.Sprintf("of revision %d, verified; vouched for by %s", v.checkpoint.Size, v.by()), nil
 }

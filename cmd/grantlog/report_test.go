@@ -148,16 +148,16 @@ func TestReceivedReports(t *testing.T) {
 			h := p[0].GetHeader()
 			h.ConsistencyProof[0] = h.ConsistencyProof[0][:31]
 			return p
-		}, want: "32 bytes"},
+		}, want: "31 bytes, not 32"},
 		{name: "a checkpoint of another store", change: func(p []*pb.ReportResponse) []*pb.ReportResponse {
 			p[0].GetHeader().Store = ledger.NewID().String()
 			return p
 		}, want: "should be of auditors.example/test/"},
-		{name: "another key pinned", pinned: other.Key, want: "signed by another key"},
+		{name: "another key pinned", pinned: other.Key, want: "the server signs with the key"},
 		{name: "a key pinned, and no checkpoint", pinned: key.Key, change: func(p []*pb.ReportResponse) []*pb.ReportResponse {
 			p[0].GetHeader().Checkpoint = ""
 			return p
-		}, want: "none for --key to verify"},
+		}, want: "--key has nothing to verify"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			parts := whole()
@@ -170,7 +170,7 @@ func TestReceivedReports(t *testing.T) {
 			defer server.Close()
 			for _, format := range []string{"table", "csv", "jsonl"} {
 				var out strings.Builder
-				err := newClient(server.URL).report(context.Background(), &pb.ReportRequest{}, tt.pinned, newReportWriter(format, &out), nil)
+				_, err := newClient(server.URL).report(context.Background(), &pb.ReportRequest{}, tt.pinned, newReportWriter(format, &out), nil)
 				if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
 					t.Errorf("%s: %v, want %q", format, err, tt.want)
 				}

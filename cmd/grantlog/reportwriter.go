@@ -247,10 +247,15 @@ func (w *tableReport) end(e *pb.ReportEnd) error {
 	if w.begun {
 		fmt.Fprintln(w)
 	}
+	fmt.Fprintln(w, endText(e))
+	return w.Flush()
+}
+
+// endText says how many rows a report has.
+func endText(e *pb.ReportEnd) string {
 	text := count(int(e.GetRows()), "row")
 	if n := e.GetUndecided(); n > 0 {
 		text += fmt.Sprintf(", %d of them UNDECIDED", n)
 	}
-	fmt.Fprintf(w, "%s, SHA-256 %x\n", text, e.GetSha256())
-	return w.Flush()
+	return fmt.Sprintf("%s, SHA-256 %x", text, e.GetSha256())
 }
