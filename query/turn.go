@@ -40,7 +40,8 @@ type Turn struct {
 	Command Provenance
 	// Tuple is the one that it changed. If that is several, one that an allow, before or
 	// after, is proved by, if there is one. Zero if it was a model.
-	Tuple tuple.Tuple
+	Tuple   tuple.Tuple
+	Revoked bool // of ByCommand: it revoked the tuple
 	// Timed: a condition that looks at the time was asked. The answer may have been another
 	// meanwhile, at moments when nothing else changed.
 	Timed bool
@@ -104,7 +105,7 @@ func (t *turning) find() (turn Turn, err error) {
 	}
 	turn.Verdict = now.verdict
 	for range turnSteps {
-		newest := max(now.read.newest, now.model)
+		newest := max(now.read.version.Revision, now.model)
 		made, err := t.view.TimeOf(newest) // 0 for 0
 		if err != nil {
 			return turn, err
@@ -157,19 +158,20 @@ func (t *turning) tellCommand(turn *Turn, before, now *moment, made ledger.Revis
 		}
 	}
 	turn.Cause, turn.Before = ByCommand, before.verdict
-	if turn.Command, err = ProvenanceOf(t.view, made); err != nil || now.read.newest < made {
+	if turn.Command, err = ProvenanceOf(t.view, made); err != nil || now.read.version.Revision < made {
 		return err
 	}
-	turn.Tuple = now.read.tuple
+	changed := now.read.version
 	if now.read.tuples > 1 || now.model == made {
 		proven, err := t.proven(before, now, func(n index.Version) bool { return n.Revision == made })
 		if err != nil {
 			return err
 		}
 		if proven.Revision > 0 || now.model == made {
-			turn.Tuple = proven.Tuple
+			changed = proven
 		}
 	}
+	turn.Tuple, turn.Revoked = changed.Tuple, changed.Revision > 0 && !changed.Live
 	return nil
 }
 
@@ -344,21 +346,20 @@ func (w *watched) Holds(condition string, stored []byte) (bool, error) {
 
 // A reading is a [model.Reader] over a view that notes the newest of what is read.
 type reading struct {
-	view   *index.View
-	clock  int64
-	newest ledger.Revision // of a version, a dead one too; 0 if nothing was read
-	tuple  tuple.Tuple     // that it is of; of several the first read
-	tuples int             // how often that revision was met, not less than it has tuples
-	edge   int64           // the newest time up to clock at which something read began or ended to count; 0 for none
-	edged  index.Version   // that did; of several the first read
-	edges  int             // as tuples
+	view    *index.View
+	clock   int64
+	version index.Version // the newest, a dead one too, of several the first read; zero if nothing was read
+	tuples  int           // how often its revision was met, not less than it has tuples
+	edge    int64         // the newest time up to clock at which something read began or ended to count; 0 for none
+	edged   index.Version // that did; of several the first read
+	edges   int           // as tuples
 }
 
 func (r *reading) note(n index.Version) {
 	switch {
-	case n.Revision > r.newest:
-		r.newest, r.tuple, r.tuples = n.Revision, n.Tuple, 1
-	case n.Revision == r.newest && n.Tuple != r.tuple:
+	case n.Revision > r.version.Revision:
+		r.version, r.tuples = n, 1
+	case n.Revision == r.version.Revision && n.Tuple != r.version.Tuple:
 		r.tuples++
 	}
 	if !n.Live {

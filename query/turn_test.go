@@ -178,7 +178,7 @@ func (a *annals) wrongTurn(points []point, q tuple.Tuple, contextual []query.Con
 		if at > 0 && !changed {
 			before, had := a.past[at-1].grants[got.Tuple]
 			after, has := by.grants[got.Tuple]
-			changed = had != has || !before.Equal(after)
+			changed = (had != has || !before.Equal(after)) && got.Revoked == !has
 		}
 		if !changed {
 			return fmt.Sprintf("%s was not changed by revision %d", got.Tuple, turned.revision)

@@ -4,9 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"github.com/grantlog/grantlog/ledger/tuple"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
-	"github.com/grantlog/grantlog/query"
 	"github.com/spf13/cobra"
 )
 
@@ -68,18 +66,4 @@ Between two entries the one before counts; the answer says which revision it was
 	}
 	given.flags(c.Flags())
 	return c
-}
-
-// questionOf is a tuple as a question asked in this process.
-func questionOf(t *pb.Tuple) (query.Question, error) {
-	object, err := tuple.ParseObject(t.GetObject())
-	if err != nil {
-		return query.Question{}, err
-	}
-	subject, err := tuple.ParseSubject(t.GetSubject())
-	if err != nil {
-		return query.Question{}, err
-	}
-	asked, err := tuple.New(object, t.GetRelation(), subject)
-	return query.Question{Tuple: asked}, err
 }

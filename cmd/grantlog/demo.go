@@ -9,11 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"text/tabwriter"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
-	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/projector"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/spf13/cobra"
@@ -245,12 +243,12 @@ const (
 )
 
 func (t *tour) allowed(ctx context.Context) error {
-	t.step("An allowed check, and its path", "May "+tourUser+" deploy the checkout service?\n")
+	t.step("An allowed check, and why", "May "+tourUser+" deploy the checkout service?\n")
 	args := []string{tourUser, "can_deploy", tourEnvironment}
 	if err := t.run(ctx, statusYes, append([]string{"check"}, args...)...); err != nil {
 		return err
 	}
-	return t.path(ctx, args)
+	return t.run(ctx, statusYes, append([]string{"explain"}, args...)...)
 }
 
 func (t *tour) lists(ctx context.Context) error {
@@ -267,69 +265,6 @@ func (t *tour) lists(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// path prints the steps by which a check is allowed.
-func (t *tour) path(ctx context.Context, args []string) error {
-	asked, err := readTuple(args)
-	if err != nil {
-		return err
-	}
-	question, err := questionOf(asked)
-	if err != nil {
-		return err
-	}
-	store, err := ledger.ParseID(t.store)
-	if err != nil {
-		return err
-	}
-	view, err := t.node.projector.View(ctx, store, projector.Freshness{})
-	if err != nil {
-		return err
-	}
-	defer view.Close()
-	asking, err := t.node.engine.Ask(view, ledger.ID{}, time.Now().UnixNano())
-	if err != nil {
-		return err
-	}
-	x, err := asking.Explain(ctx, question)
-	if err != nil {
-		return err
-	}
-	if x.Verdict != model.Holds {
-		return fmt.Errorf("no path for %s", said(asked))
-	}
-	t.say("Because:\n\n")
-	w := tabwriter.NewWriter(t.stdout, 0, 0, 3, ' ', 0)
-	var tell func(x *model.Explanation)
-	tell = func(x *model.Explanation) {
-		why := ""
-		switch {
-		case x.Verdict != model.Holds || x.Elsewhere:
-			return
-		case x.Itself:
-			why = "the subject itself"
-		case x.Op == model.This:
-			why = "granted to " + x.Grants[0].Tuple.Subject.String()
-		case x.Op == model.Computed:
-			why = "by " + x.Rule
-		case x.Op == model.From:
-			why = "by " + x.Rule + ", which is " + x.Grants[0].Tuple.Subject.String()
-		case x.Op == model.Intersect:
-			why = "by all of these:"
-		case x.Op == model.Exclude:
-			why = "not excluded, and:"
-		}
-		if why != "" {
-			fmt.Fprintf(w, "  %s of %s\t%s\n", x.Relation, x.Object, why)
-		}
-		for b := range x.Below() {
-			tell(b)
-		}
-	}
-	tell(x.Explanation)
-	fmt.Fprintln(w)
-	return w.Flush()
 }
 
 func (t *tour) denied(ctx context.Context) error {

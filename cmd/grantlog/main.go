@@ -127,7 +127,7 @@ Exit status: 0 done, or yes; 1 the answer is no (denied, rejected, not ready); 2
 		}
 	}
 	group("start", a.demoCommand(), a.initCommand(), a.keygenCommand(), a.serveCommand())
-	group("ask", a.storeCommand(), a.modelCommand(), a.grantCommand(), a.revokeCommand(), a.checkCommand(), a.listCommand(), a.expandCommand(), a.readCommand(), a.replayCommand(), a.historyCommand(), a.auditCommand(), a.statusCommand())
+	group("ask", a.storeCommand(), a.modelCommand(), a.grantCommand(), a.revokeCommand(), a.checkCommand(), a.explainCommand(), a.listCommand(), a.expandCommand(), a.readCommand(), a.replayCommand(), a.historyCommand(), a.auditCommand(), a.statusCommand())
 	group("offline", a.recoverCommand(), a.rebuildCommand(), a.activateCommand())
 	root.AddCommand(a.versionCommand())
 	return root

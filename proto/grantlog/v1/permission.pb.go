@@ -2538,7 +2538,9 @@ func (x *ExplainedGrant) GetLeads() *Explanation {
 	return nil
 }
 
-// A Turn is the newest moment at which the answer became what it is.
+// A Turn is the newest moment at which the answer became what it is. What expires at the
+// very time of a command has ended before the command is applied. Before its first model,
+// and under one that lacks what the question names, nobody holds anything in a store.
 type Turn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What made it so.
@@ -2547,13 +2549,16 @@ type Turn struct {
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// The command; of EXPIRY and START, the one that granted the tuple.
 	Command *Provenance `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
-	// The tuple whose grant, revoke, expiry or start it was; absent if it was a model.
+	// The tuple whose grant, revoke, expiry or start it was; absent if it was a model. If a
+	// command changed several, one that proves the allow, before or after.
 	Tuple *Tuple `protobuf:"bytes,4,opt,name=tuple,proto3" json:"tuple,omitempty"`
+	// Of COMMAND: it revoked the tuple; otherwise it granted it, or granted it otherwise.
+	Revoked bool `protobuf:"varint,5,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	// The answer before had no yes or no, but an error.
-	UndecidedBefore bool `protobuf:"varint,5,opt,name=undecided_before,json=undecidedBefore,proto3" json:"undecided_before,omitempty"`
+	UndecidedBefore bool `protobuf:"varint,6,opt,name=undecided_before,json=undecidedBefore,proto3" json:"undecided_before,omitempty"`
 	// A condition that looks at the time was asked on the way: the answer may have changed
 	// meanwhile at moments when nothing else did, which are not looked at.
-	DependsOnTime bool `protobuf:"varint,6,opt,name=depends_on_time,json=dependsOnTime,proto3" json:"depends_on_time,omitempty"`
+	DependsOnTime bool `protobuf:"varint,7,opt,name=depends_on_time,json=dependsOnTime,proto3" json:"depends_on_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2614,6 +2619,13 @@ func (x *Turn) GetTuple() *Tuple {
 		return x.Tuple
 	}
 	return nil
+}
+
+func (x *Turn) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
 }
 
 func (x *Turn) GetUndecidedBefore() bool {
@@ -3383,14 +3395,15 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\aNOT_YET\x10\x05\x12\x0f\n" +
 	"\vNOT_ALLOWED\x10\x06\x12\x13\n" +
 	"\x0fCONDITION_FALSE\x10\a\x12\x13\n" +
-	"\x0fCONDITION_ERROR\x10\b\"\xf1\x02\n" +
+	"\x0fCONDITION_ERROR\x10\b\"\x8b\x03\n" +
 	"\x04Turn\x12-\n" +
 	"\x05cause\x18\x01 \x01(\x0e2\x17.grantlog.v1.Turn.CauseR\x05cause\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
 	"\acommand\x18\x03 \x01(\v2\x17.grantlog.v1.ProvenanceR\acommand\x12(\n" +
-	"\x05tuple\x18\x04 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12)\n" +
-	"\x10undecided_before\x18\x05 \x01(\bR\x0fundecidedBefore\x12&\n" +
-	"\x0fdepends_on_time\x18\x06 \x01(\bR\rdependsOnTime\"Z\n" +
+	"\x05tuple\x18\x04 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12\x18\n" +
+	"\arevoked\x18\x05 \x01(\bR\arevoked\x12)\n" +
+	"\x10undecided_before\x18\x06 \x01(\bR\x0fundecidedBefore\x12&\n" +
+	"\x0fdepends_on_time\x18\a \x01(\bR\rdependsOnTime\"Z\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCOMMAND\x10\x01\x12\n" +
