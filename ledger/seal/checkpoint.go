@@ -12,8 +12,8 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-// ErrUnverified: a signature, a checkpoint or a proof does not show what it was to
-// show. What it is about must not be believed.
+// ErrUnverified is the error of a signature, a checkpoint or a proof that does not show
+// what it was to show. What it is about must not be believed.
 var ErrUnverified = errors.New("not verified")
 
 // MaxSize is the most revisions of a tree that is proved or signed: far more than a

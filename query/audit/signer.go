@@ -243,7 +243,7 @@ func (s *Signer) follows(store ledger.ID, t tree, last *lastSigned) error {
 		return nil
 	case t.size < signed.Size:
 		// Whether this tree is the beginning of the signed one cannot be told from it.
-		return fmt.Errorf("%w: the key has signed store %s at revision %d, and this replica has applied %d; it signs again when it has caught up", ledger.ErrUnavailable, store, signed.Size, t.size)
+		return fmt.Errorf("%w: the key has signed store %s at revision %d, and this replica has applied %d; it signs again when it has caught up, unless entries were given up after a loss: then make a new key with a new name", ledger.ErrUnavailable, store, signed.Size, t.size)
 	}
 	root, err := seal.Root(signed.Size, t.hashes)
 	if err != nil {
