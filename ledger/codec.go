@@ -115,8 +115,8 @@ func ReadCommand(raw []byte, version uint64) (*Command, *Rejection) {
 	return c, nil
 }
 
-func decodeCommand(raw []byte, version uint64) (*Command, *Rejection) {
-	d := wire.NewDecoder(raw)
+// decodeHead decodes what stands before the preconditions of a command.
+func decodeHead(d *wire.Decoder) *Command {
 	if f := d.Byte(); f != commandFormat {
 		d.Fail("command format %d, known is %d", f, commandFormat)
 	}
@@ -127,6 +127,12 @@ func decodeCommand(raw []byte, version uint64) (*Command, *Rejection) {
 	c.Reason = d.Text(MaxCommand)
 	c.Ticket = d.Text(MaxCommand)
 	c.Channel = d.Text(MaxCommand)
+	return c
+}
+
+func decodeCommand(raw []byte, version uint64) (*Command, *Rejection) {
+	d := wire.NewDecoder(raw)
+	c := decodeHead(d)
 	n := d.Count(MaxCommand, 7)
 	if n > MaxChanges { // said before a small command is decoded into a big one
 		return nil, tooMany("preconditions", n)

@@ -56,9 +56,9 @@ func commands(t testing.TB) map[string]*ledger.Command {
 		"signed":             signed,
 		"model": alone(store, ledger.Change{Kind: ledger.WriteModel, Model: ledger.ModelSource{
 			ID: ledger.ID{4}, Kind: ledger.SourceDSL, Source: []byte("model"), Compiled: []byte{1}}}),
-		"create store": alone(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: store, Name: "acme", Admin: "user:ann"}),
-		"delete store": alone(ledger.System, ledger.Change{Kind: ledger.DeleteStore, Store: store}),
-		"activate":     alone(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1}),
+		"create store":  alone(ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: store, Name: "acme", Admin: "user:ann"}),
+		"delete store":  alone(ledger.System, ledger.Change{Kind: ledger.DeleteStore, Store: store}),
+		"activate":      alone(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1}),
 		"begin restore": alone(ledger.System, ledger.Change{Kind: ledger.BeginRestore, Store: store}),
 		"end restore":   alone(ledger.System, ledger.Change{Kind: ledger.EndRestore, Store: store, Deleted: true}),
 		"epoch": alone(ledger.System, ledger.Change{Kind: ledger.AdvanceEpoch, Epoch: ledger.Epoch{Number: 2,
@@ -86,6 +86,34 @@ func TestCommandRoundTrip(t *testing.T) {
 				t.Error("ReadCommand accepts a byte after the command")
 			}
 		})
+	}
+}
+
+func TestCommandHead(t *testing.T) {
+	for name, c := range commands(t) {
+		raw := ledger.AppendCommand(nil, c)
+		want := &ledger.Command{ID: c.ID, Store: c.Store, Model: c.Model, Reason: c.Reason, Ticket: c.Ticket, Channel: c.Channel}
+		for _, kind := range []ledger.OutcomeKind{ledger.Applied, ledger.Rejected} {
+			e := &ledger.Entry{Raw: raw, Origin: ledger.Origin{Actor: "ann"}, FoldVersion: ledger.NewestFoldVersion, Outcome: ledger.Outcome{Kind: kind}}
+			got, rejection := e.CommandHead()
+			if rejection != nil || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s, %v: CommandHead = %+v, %v, want %+v", name, kind, got, rejection, want)
+			}
+		}
+	}
+	for name, e := range map[string]*ledger.Entry{
+		"no command":           {Raw: []byte("no"), Origin: ledger.Origin{Actor: "ann"}, Outcome: ledger.Outcome{Kind: ledger.Rejected}},
+		"applied, but damaged": {Raw: ledger.AppendCommand(nil, full(t))[:40], Origin: ledger.Origin{Actor: "ann"}, Outcome: ledger.Outcome{Kind: ledger.Applied}},
+		"no envelope":          {Raw: ledger.AppendCommand(nil, full(t)), Outcome: ledger.Outcome{Kind: ledger.Rejected}},
+	} {
+		if c, rejection := e.CommandHead(); rejection == nil {
+			t.Errorf("%s: CommandHead = %+v, want a rejection", name, c)
+		}
+	}
+	json := &ledger.Entry{Raw: []byte(`{"id":"01890a5d-ac96-774b-bcce-b302099a8057","store":"00000000000000000000000002","ticket":"T-1","changes":[{"revoke":{"tuple":"doc:d#viewer@user:a"}}]}`),
+		Origin: ledger.Origin{Actor: "ann"}, FoldVersion: 1, Outcome: ledger.Outcome{Kind: ledger.Applied}}
+	if c, rejection := json.CommandHead(); rejection != nil || c.Ticket != "T-1" || c.Changes != nil {
+		t.Errorf("of JSON: CommandHead = %+v, %v", c, rejection)
 	}
 }
 

@@ -30,7 +30,7 @@ func ProvenanceOf(v *index.View, rev ledger.Revision) (Provenance, error) {
 	if err != nil {
 		return Provenance{}, err
 	}
-	c, rejection := e.Command()
+	c, rejection := e.CommandHead()
 	if rejection != nil {
 		return Provenance{}, fmt.Errorf("%w: revision %d holds no command", index.ErrDamaged, rev)
 	}

@@ -165,6 +165,18 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 		t.Errorf("the whole difference is\n%swant\n%s", sprint(got), sprint(want))
 	}
 
+	// From before there was a model.
+	got = picked(t, EffectiveDifference(background, w.at(1, 0), w.at(3, 0)), "change", "subject", "relation", "object", "cause", "revision")
+	want = []string{
+		"gained folder:sub parent doc:plan command 3",
+		"gained folder:top parent folder:sub command 3",
+		"gained user:ann member group:eng command 3",
+		"gained user:ann member group:ops command 3",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the difference from before the model is\n%swant\n%s", sprint(got), sprint(want))
+	}
+
 	// A model without what was held.
 	w.write(strings.NewReplacer("    define owner: [user]\n", "", " or owner", "").Replace(reportModel))
 	got = picked(t, EffectiveDifference(background, w.at(to, 0), w.at(0, 0)), columns...)
@@ -208,7 +220,7 @@ func TestEffectiveDifferenceBudget(t *testing.T) {
 		}
 	}
 	var budget *model.BudgetError
-	if !errors.As(failed, &budget) || budget.What != "memory" {
+	if !errors.As(failed, &budget) || budget.What != "memory" || !strings.HasPrefix(failed.Error(), "compare moments nearer to each other") {
 		t.Errorf("the difference fails with %v, want the budget of memory", failed)
 	}
 }

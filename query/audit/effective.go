@@ -103,7 +103,8 @@ const partBytes = 192
 func (d *difference) hold(n int) error {
 	d.held += n + partBytes
 	if limit := d.b.engine.Budgets().List.Memory; d.held > limit {
-		return &model.BudgetError{What: "memory", Limit: limit, Spent: model.Spent{Memory: d.held}}
+		return fmt.Errorf("compare moments nearer to each other: what may differ between these does not fit: %w",
+			&model.BudgetError{What: "memory", Limit: limit, Spent: model.Spent{Memory: d.held}})
 	}
 	return nil
 }

@@ -62,7 +62,7 @@ func NewMetrics() *Metrics {
 	}, []string{"result"})
 	m.lists = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "grantlog_list_seconds",
-		Help:    "Time to answer a list, its sending included, by what it is of (objects, subjects, relations, tuples, or tree) and by result: whole (all that was asked for) or error.",
+		Help:    "Time to answer a list, its sending included, by what it is of (objects, subjects, relations, tuples, tree, or report) and by result: whole (all that was asked for) or error.",
 		Buckets: prometheus.ExponentialBuckets(2e-5, 4, 11), // 20 µs to 21 s
 	}, []string{"of", "result"})
 	for result, name := range [...]string{checkAllowed: "allowed", checkDenied: "denied", checkFailed: "error"} {

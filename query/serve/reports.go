@@ -29,13 +29,16 @@ const (
 
 // Report streams a report.
 func (s *Server) Report(ctx context.Context, req *pb.ReportRequest, stream *connect.ServerStream[pb.ReportResponse]) error {
-	if err := s.report(ctx, req, stream.Send); err != nil {
+	began := time.Now()
+	err := s.report(ctx, req, stream.Send)
+	s.cfg.Metrics.list("report", err, time.Since(began))
+	if err != nil {
 		return s.rpcError(ctx, err)
 	}
 	return nil
 }
 
-func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*pb.ReportResponse) error) (err error) {
+func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*pb.ReportResponse) error) error {
 	var r audit.Report
 	var of moments
 	defer of.close()
