@@ -2,7 +2,6 @@ package audit
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -112,7 +111,6 @@ type Reader struct {
 	header Header
 	next   ledger.Revision // of the entry that is read next
 	prev   Leaf            // the one before it; Entry nil before the first
-	buf    []byte
 }
 
 // NewReader reads the header of a bundle. Its error is a [BundleError] or that of src.
@@ -180,7 +178,7 @@ func (r *Reader) entry() (Leaf, error) {
 	if err != nil {
 		return Leaf{}, err
 	}
-	e, err := ledger.DecodeEntry(bytes.Clone(data))
+	e, err := ledger.DecodeEntry(data)
 	if err != nil {
 		return Leaf{}, faulty(rev, "its bytes are no entry: %w", err)
 	}
@@ -208,11 +206,10 @@ func (r *Reader) Trailer() (Trailer, error) {
 		panic("audit: the entries come before the trailer")
 	}
 	var t Trailer
-	note, err := r.bytes(maxNote)
-	if err != nil {
+	var err error
+	if t.Note, err = r.bytes(maxNote); err != nil {
 		return t, err
 	}
-	t.Note = bytes.Clone(note)
 	key, err := r.bytes(maxNote)
 	if err != nil {
 		return t, err
@@ -240,19 +237,20 @@ func (r *Reader) Trailer() (Trailer, error) {
 	return t, nil
 }
 
-// raw reads n bytes, which are valid until the next read.
+// raw reads n bytes.
 func (r *Reader) raw(n int) ([]byte, error) {
-	// The buffer grows with what arrives: a length is no reason yet to hold so much.
+	// They grow with what arrives: a length alone is no reason to hold so much.
 	const step = 64 << 10
-	r.buf = r.buf[:0]
-	for len(r.buf) < n {
-		at := len(r.buf)
-		r.buf = append(r.buf, make([]byte, min(n-at, step))...)
-		if _, err := io.ReadFull(r.src, r.buf[at:]); err != nil {
+	b := make([]byte, min(n, step))
+	for read := 0; ; {
+		if _, err := io.ReadFull(r.src, b[read:]); err != nil {
 			return nil, r.failed(err)
 		}
+		if read = len(b); read == n {
+			return b, nil
+		}
+		b = append(b, make([]byte, min(n-read, step))...)
 	}
-	return r.buf, nil
 }
 
 // bytes reads a length of at most limit, and so many bytes.

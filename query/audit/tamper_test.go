@@ -62,19 +62,24 @@ func forge(tb testing.TB, key seal.PrivateKey, all []*ledger.Entry, i int, chang
 }
 
 // TestEveryBit flips every single bit of an export of 100 entries in turn; each flip is
-// found. With -all-bits, of 1,000 entries too.
+// found. So in bundles of a range and of a beginning, where other checks find them. With
+// -all-bits, of 1,000 entries too.
 func TestEveryBit(t *testing.T) {
-	sizes := []ledger.Revision{100}
+	type export struct {
+		name              string
+		first, last, size ledger.Revision
+	}
+	exports := []export{{"100", 1, 100, 100}, {"range", 40, 48, 100}, {"beginning", 1, 9, 100}}
 	if *allBits {
-		sizes = append(sizes, 1000)
+		exports = append(exports, export{"1000", 1, 1000, 1000})
 	} else {
 		t.Log("an export of 1,000 entries is flipped with -args -all-bits, or: task flip")
 	}
-	for _, n := range sizes {
-		t.Run(fmt.Sprint(n), func(t *testing.T) {
-			w := newWorld(t, n)
+	for _, tt := range exports {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, tt.size)
 			key := testKey(t, "auditors.example.com/main")
-			bundle := w.export(key, acme, 1, n, n)
+			bundle := w.export(key, acme, tt.first, tt.last, tt.size)
 			if _, err := verify(bundle, Options{Scratch: scratch(t)}); err != nil {
 				t.Fatalf("the bundle as it is: %v", err)
 			}
@@ -103,7 +108,7 @@ func TestEveryBit(t *testing.T) {
 				})
 			}
 			running.Wait()
-			t.Logf("%d bits flipped of %d entries in %d bytes", 8*len(bundle), n, len(bundle))
+			t.Logf("%d bits flipped of %d entries in %d bytes", 8*len(bundle), tt.last-tt.first+1, len(bundle))
 			if folded.Load() > 0 {
 				t.Errorf("%d flips were found by the fold alone", folded.Load())
 			}

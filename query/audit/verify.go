@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/seal"
@@ -223,7 +224,7 @@ func (v *verification) vouch(t Trailer, last Leaf) error {
 	}
 	c, err := key.Open(h.Store, t.Note)
 	if err != nil {
-		return faulty(0, "its checkpoint: %w", err)
+		return faulty(0, "its checkpoint: %s", reason(err))
 	}
 	v.result.Key, v.result.Checkpoint = key, c
 	if c.Size < h.Last {
@@ -233,19 +234,25 @@ func (v *verification) vouch(t Trailer, last Leaf) error {
 		return faulty(h.Last, "the tree of all entries up to it has the root %x, and %x was signed: it, or an entry before it, is not as it was recorded", v.leaves.root(), c.Root)
 	}
 	if err := seal.CheckInclusion(h.Last, c.Size, last.Hash, t.Proof, c.Root); err != nil {
-		return faulty(h.Last, "it is not as it was recorded, or its proof is damaged: %w", err)
+		return faulty(h.Last, "it is not as it was recorded, or its proof is damaged: %s", reason(err))
 	}
 	if v.result.Since == nil {
 		return nil
 	}
 	older, err := key.Open(h.Store, v.o.Since)
 	if err != nil {
-		return faulty(0, "the older checkpoint: %w", err)
+		return faulty(0, "the older checkpoint: %s", reason(err))
 	}
 	if older.Root != v.begins {
 		return faulty(0, "its first %d entries are not those that the older checkpoint was signed for: that root is %x, and theirs is %x", older.Size, older.Root, v.begins)
 	}
 	return nil
+}
+
+// reason returns what err says beside that something does not verify, which is what every
+// fault of a bundle says.
+func reason(err error) string {
+	return strings.TrimPrefix(err.Error(), seal.ErrUnverified.Error()+": ")
 }
 
 // fold decides all entries again, and then tells the final tuples.
