@@ -120,7 +120,7 @@ func readPlace(text string) (h happening, err error) {
 }
 
 // historyWindow is the window of a new history.
-const historyWindow = 1 << 14
+const historyWindow = 1 << 15
 
 // A History tells what became of tuples, in order, up to a moment, a step at a time, each
 // step at a view of its own but of the same revision. Versions come in the order of tuples

@@ -168,3 +168,40 @@ func TestHistoryPlaces(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkHistory tells the history of an object that every entry of a store has made a
+// version on.
+func BenchmarkHistory(b *testing.B) {
+	x, err := index.Open(index.Options{Dir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer x.Close()
+	store := searchStore(b, x, *replayEntries)
+	v, err := x.View(store, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer v.Close()
+	for b.Loop() {
+		h, err := query.NewHistory(query.HistoryQuestion{Object: tuple.Object{Type: "document", ID: "usual"}}, 1<<62, "")
+		if err != nil {
+			b.Fatal(err)
+		}
+		n := 0
+		for {
+			items, err := h.Next(v, 1000)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if len(items) == 0 {
+				break
+			}
+			n += len(items)
+		}
+		if n != *replayEntries-10 {
+			b.Fatalf("%d items, want %d", n, *replayEntries-10)
+		}
+	}
+	b.ReportMetric(float64(*replayEntries)*float64(b.N)/b.Elapsed().Seconds(), "items/s")
+}

@@ -486,7 +486,8 @@ type HistoryItem struct {
 	Kind HistoryItem_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=grantlog.v1.HistoryItem_Kind" json:"kind,omitempty"`
 	// When: the log time of the command, or the expires_at that came.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// The tuple, as it is granted from then on; of REVOKED and EXPIRED, as it was.
+	// The tuple, as it is granted from then on; of REVOKED and EXPIRED, as it was. Its state is
+	// not told.
 	Grant *GrantedTuple `protobuf:"bytes,3,opt,name=grant,proto3" json:"grant,omitempty"`
 	// The command; of EXPIRED, the one that had granted it.
 	Command       *Provenance `protobuf:"bytes,4,opt,name=command,proto3" json:"command,omitempty"`
