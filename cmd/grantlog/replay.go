@@ -135,7 +135,7 @@ line of its own after the entries that it is good for.`,
 					}
 				}
 				token = m.GetResumeToken()
-				if a.json() && flags.tokens {
+				if a.json() && flags.tokens && token != "" {
 					return a.value(resumption{token, m.GetCaughtUp()})
 				}
 				return nil
@@ -151,7 +151,7 @@ line of its own after the entries that it is good for.`,
 					return err
 				}
 			}
-			if flags.tokens {
+			if flags.tokens && token != "" {
 				a.goOn(token)
 			}
 			return nil

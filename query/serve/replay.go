@@ -217,11 +217,14 @@ func (s *Server) readEntries(ctx context.Context, r *replaying) (answer *pb.Repl
 	}
 	end = r.next > v.Revision()
 	answer.CaughtUp = end && !r.caught
+	if r.next-1 > v.Revision() {
+		return answer, end, nil // nothing that is wanted is here yet, so there is nothing to go on after
+	}
 	t, err := v.Token()
 	if err != nil {
 		return nil, false, err
 	}
-	t.Revision = min(r.next-1, v.Revision())
+	t.Revision = r.next - 1
 	leaf, err := v.Leaf(t.Revision)
 	if err != nil {
 		return nil, false, err

@@ -213,7 +213,7 @@ func TestReplay(t *testing.T) {
 		t.Errorf("from the last revision: %v, want it alone", one)
 	}
 	end, none := replayed(t, n, &pb.ReplayRequest{Store: store, Start: &pb.ReplayRequest_From{From: rejected.Revision + 5}})
-	if len(none) != 0 || len(end) != 1 || !end[0].CaughtUp {
+	if len(none) != 0 || len(end) != 1 || !end[0].CaughtUp || end[0].ResumeToken != "" {
 		t.Errorf("from beyond the end: %v, want only to be caught up", end)
 	}
 

@@ -252,7 +252,8 @@ type ReplayResponse struct {
 	// far a filter has been held against entries without finding one.
 	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	// Continues after all that was looked at for this answer and those before, at any replica
-	// of the log; it is also the token of the revision that was looked at last.
+	// of the log; it is also the token of the revision that was looked at last. Empty before
+	// anything was looked at, if from is beyond the newest revision.
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// These are all the entries applied here at this moment. A stream that follows says
 	// it once, when it begins to wait.
