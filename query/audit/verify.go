@@ -77,7 +77,8 @@ type Result struct {
 // A fault of the bundle is a [BundleError], also where key or older checkpoint are others.
 // Bytes and links of a piece of entries are checked before it is folded, and the
 // checkpoint before the last piece, so an entry that was changed is told as such even if
-// it is also decided otherwise. Any other error means that something could not be read.
+// it is also decided otherwise. Of faults in two pieces the earlier one is told. Any
+// other error means that something could not be read.
 func Verify(ctx context.Context, src io.Reader, o Options) (Result, error) {
 	r, err := NewReader(src)
 	if err != nil {
@@ -113,11 +114,12 @@ func Verify(ctx context.Context, src io.Reader, o Options) (Result, error) {
 	if failed != nil {
 		return Result{}, failed
 	}
-	if err != nil {
-		stop()
+	var fault *BundleError
+	if v.cut = err != nil; v.cut && !errors.As(err, &fault) {
+		stop() // otherwise the pieces before a fault are folded, because theirs comes first
 	}
 	close(pieces)
-	if failed = <-folded; err == nil {
+	if failed = <-folded; err == nil || errors.As(failed, &fault) {
 		err = failed
 	}
 	if err != nil {
@@ -134,6 +136,7 @@ type verification struct {
 	result Result
 	leaves leaves      // the tree of the entries, if they begin at revision 1
 	begins ledger.Hash // root of the tree when it had the size of Result.Since
+	cut    bool        // the pieces are not all of the bundle; set before they are closed
 }
 
 // readSince reads the older checkpoint, whose signature is verified once the key is known.
@@ -273,6 +276,9 @@ func (v *verification) fold(ctx context.Context, pieces <-chan []Leaf) (err erro
 				return fmt.Errorf("the scratch index: %w", err)
 			}
 			f = projector.NewRefolder(x, v.result.Store)
+			if x.Position().Seq != 0 {
+				return fmt.Errorf("the scratch index in %s is not empty", v.o.Scratch.Dir)
+			}
 		}
 		for _, leaf := range piece {
 			if err := v.refold(f, leaf); err != nil {
@@ -280,7 +286,7 @@ func (v *verification) fold(ctx context.Context, pieces <-chan []Leaf) (err erro
 			}
 		}
 	}
-	if err := ctx.Err(); err != nil {
+	if err := ctx.Err(); err != nil || v.cut {
 		return err
 	}
 	if err := f.Commit(); err != nil {

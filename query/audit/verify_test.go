@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -130,6 +131,27 @@ func TestVerifyPieces(t *testing.T) {
 		if !errors.As(err, &fault) || fault.Revision != want {
 			t.Errorf("an outcome altered at entry %d: %v", want, err)
 		}
+	}
+	// Of two faults the earlier one is told, however far reading was ahead of the fold.
+	i := slices.IndexFunc(all[10:], func(e *ledger.Entry) bool { return e.Outcome.Kind == ledger.Applied }) + 10
+	altered, want := forge(t, key, all, i, func(e *ledger.Entry) { e.Outcome.Effective++ })
+	for _, cut := range []int{len(altered) - 10, len(altered) / 2} {
+		_, err := verify(altered[:cut], Options{Scratch: scratch(t), Tuple: func(FinalTuple) error { t.Error("a tuple of a bundle that is cut off"); return nil }})
+		var fault *BundleError
+		if !errors.As(err, &fault) || fault.Revision != want {
+			t.Errorf("an outcome altered at entry %d, and cut off at byte %d: %v", want, cut, err)
+		}
+	}
+	_, err = verify(bundle[:len(bundle)-10], Options{Scratch: scratch(t), Tuple: func(FinalTuple) error { t.Error("a tuple of a bundle that is cut off"); return nil }})
+	if !errors.As(err, new(*BundleError)) {
+		t.Errorf("cut off: %v", err)
+	}
+	used := scratch(t)
+	for range 2 {
+		_, err = verify(bundle, Options{Scratch: used})
+	}
+	if err == nil || errors.As(err, new(*BundleError)) || !strings.Contains(err.Error(), "is not empty") {
+		t.Errorf("in an index that was used: %v", err)
 	}
 	stop := errors.New("stop")
 	if _, err := verify(bundle, Options{Scratch: scratch(t), Progress: func(uint64, uint64) error { return stop }}); !errors.Is(err, stop) {
