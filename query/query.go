@@ -165,6 +165,12 @@ func (e *Engine) Ask(v *index.View, id ledger.ID, now int64) (*Asking, error) {
 // Model returns the id of the model in force.
 func (a *Asking) Model() ledger.ID { return a.modelID }
 
+// Timed reports whether a condition of the model looks at the moment of the question; see
+// [dsl.Programs.Timed].
+func (a *Asking) Timed(condition string) bool {
+	return a.programs != nil && a.programs.Timed(condition)
+}
+
 // A clock ends a question when its caller is gone or its time is up.
 type clock struct {
 	ctx   context.Context

@@ -165,6 +165,26 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 		t.Errorf("the whole difference is\n%swant\n%s", sprint(got), sprint(want))
 	}
 
+	// What begins to count in between.
+	start := w.apply(granted(t, "LATER-1", "group:ops#member@user:new", model.Grant{NotBefore: began + 500}))
+	got = picked(t, EffectiveDifference(background, w.at(start, 0), w.at(start, began+600)), columns...)
+	later := " denied allowed start 10 LATER-1 group:ops#member@user:new"
+	want = []string{
+		"gained user:new member group:eng" + later,
+		"gained user:new member group:ops" + later,
+		"gained user:new viewer folder:sub" + later,
+		"gained user:new viewer folder:top" + later,
+		"gained user:new viewer doc:plan" + later,
+		"lost user:tmp member group:eng allowed denied" + expiry,
+		"lost user:tmp member group:ops allowed denied" + expiry,
+		"lost user:tmp viewer folder:sub allowed denied" + expiry,
+		"lost user:tmp viewer folder:top allowed denied" + expiry,
+		"lost user:tmp viewer doc:plan allowed denied" + expiry,
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the difference of a start and an expiry is\n%swant\n%s", sprint(got), sprint(want))
+	}
+
 	// From before there was a model.
 	got = picked(t, EffectiveDifference(background, w.at(1, 0), w.at(3, 0)), "change", "subject", "relation", "object", "cause", "revision")
 	want = []string{
@@ -179,9 +199,9 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 
 	// A model without what was held.
 	w.write(strings.NewReplacer("    define owner: [user]\n", "", " or owner", "").Replace(reportModel))
-	got = picked(t, EffectiveDifference(background, w.at(to, 0), w.at(0, 0)), columns...)
+	got = picked(t, EffectiveDifference(background, w.at(start, 0), w.at(0, 0)), columns...)
 	want = []string{
-		"lost user:eve owner doc:open allowed denied model 10 MODEL-1 ",
+		"lost user:eve owner doc:open allowed denied model 11 MODEL-1 ",
 		"undecided user:ann viewer doc:timed " + no + " " + no + " command 6 T-4 doc:timed#viewer@user:ann",
 	}
 	if !slices.Equal(got, want) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -160,22 +159,11 @@ func (d *difference) find() error {
 func (d *difference) tuples(yield func(tuple.Tuple) bool) error {
 	return both(d.ctx, d.a, d.b, func(t tuple.Tuple, before, after *query.Granted) bool {
 		was, is := counts(before), counts(after)
-		if was == is && (!was || before.Grant.Condition == after.Grant.Condition && string(before.Grant.Context) == string(after.Grant.Context) && !d.timely(after.Grant.Condition)) {
+		if was == is && (!was || before.Grant.Condition == after.Grant.Condition && string(before.Grant.Context) == string(after.Grant.Context) && !(d.a.time != d.b.time && d.b.asking.Timed(after.Grant.Condition))) {
 			return true
 		}
 		return yield(t)
 	})
-}
-
-// looksAtTime finds conditions that may name the moment of the question. One that names a
-// parameter so is found too, and compared in vain.
-var looksAtTime = regexp.MustCompile(`\bnow\b`)
-
-// timely reports whether what a condition says may differ between the moments although
-// nothing else does.
-func (d *difference) timely(condition string) bool {
-	c, ok := d.b.model.Condition(condition)
-	return ok && d.a.time != d.b.time && looksAtTime.MatchString(c.Expression)
 }
 
 // spread adds what depends on a part at either moment.
