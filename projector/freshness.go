@@ -37,8 +37,13 @@ var (
 	// ErrFuture: a revision or time after everything in the log.
 	ErrFuture = errors.New("in the future")
 	// ErrBefore: a revision or time before the store's first entry. It is a [ledger.ErrNotFound].
-	ErrBefore = fmt.Errorf("before the store's first entry: %w", ledger.ErrNotFound)
+	ErrBefore error = beforeError{}
 )
+
+type beforeError struct{}
+
+func (beforeError) Error() string { return "before the store's first entry" }
+func (beforeError) Unwrap() error { return ledger.ErrNotFound }
 
 // tokenPatience is how long a token's revision is waited for before the log is asked
 // whether it can come at all.

@@ -91,7 +91,7 @@ func (a *app) demo(ctx context.Context, d *demo) (err error) {
 	serving, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
 	go func() { served <- n.serve(serving, listener) }() // ends with stop, below
-	t := &tour{app: a, node: n, client: newClient("http://" + listener.Addr().String())}
+	t := &tour{app: a, node: n, key: filepath.Join(d.data, "signing.key.pub"), client: newClient("http://" + listener.Addr().String())}
 	err = t.take(ctx)
 	if err == nil {
 		t.farewell(d)
@@ -117,6 +117,8 @@ type tour struct {
 	node   *node
 	client *client
 	store  string // ID of the sample's store
+	key    string // file of the public key that signs
+	loaded uint64 // the store's revision before the tour
 	steps  int
 }
 
@@ -124,7 +126,7 @@ func (t *tour) take(ctx context.Context) error {
 	if err := t.load(ctx); err != nil {
 		return fmt.Errorf("load the sample company: %w", err)
 	}
-	for _, step := range []func(context.Context) error{t.allowed, t.denied, t.unanswered, t.lists, t.expires, t.revoked, t.outcomes, t.entries} {
+	for _, step := range []func(context.Context) error{t.allowed, t.denied, t.unanswered, t.lists, t.expires, t.revoked, t.outcomes, t.changed, t.entries, t.evidence} {
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
 		}
@@ -157,6 +159,9 @@ func (t *tour) load(ctx context.Context) error {
 		if err := t.submit(ctx, fmt.Sprintf("order %d", i), o); err != nil {
 			return err
 		}
+	}
+	if t.loaded, err = t.revision(ctx); err != nil {
+		return err
 	}
 	t.say(`grantlog demo
 
@@ -248,6 +253,7 @@ func (t *tour) allowed(ctx context.Context) error {
 	if err := t.run(ctx, statusYes, append([]string{"check"}, args...)...); err != nil {
 		return err
 	}
+	t.say("Why? Every grant on the way is told with the command that made it.\n\n")
 	return t.run(ctx, statusYes, append([]string{"explain"}, args...)...)
 }
 
@@ -269,7 +275,12 @@ func (t *tour) lists(ctx context.Context) error {
 
 func (t *tour) denied(ctx context.Context) error {
 	t.step("A denied check", "The same person, another service: trained, but not one of its people.\n")
-	return t.run(ctx, statusNo, "check", tourUser, "can_deploy", "environment:payments-prod")
+	args := []string{tourUser, "can_deploy", "environment:payments-prod"}
+	if err := t.run(ctx, statusNo, append([]string{"check"}, args...)...); err != nil {
+		return err
+	}
+	t.say("Why not? What was tried, and what is missing.\n\n")
+	return t.run(ctx, statusNo, append([]string{"explain"}, args...)...)
 }
 
 func (t *tour) unanswered(ctx context.Context) error {
@@ -314,10 +325,35 @@ func (t *tour) revoked(ctx context.Context) error {
 	if err := t.run(ctx, statusYes, check...); err != nil {
 		return err
 	}
+	granted, err := t.revision(ctx)
+	if err != nil {
+		return err
+	}
 	if err := t.run(ctx, statusYes, append(append([]string{"revoke"}, args...), "--actor", "u012", "--reason", "the review is done", "--ticket", "SEC-4")...); err != nil {
 		return err
 	}
-	return t.run(ctx, statusNo, check...)
+	if err := t.run(ctx, statusNo, check...); err != nil {
+		return err
+	}
+	t.say("Since when not, and by whose command? And could they at revision %d, a moment ago?\nA moment of the past is a revision, a time or a date, and every question takes one.\n\n", granted)
+	if err := t.run(ctx, statusNo, append([]string{"explain"}, check[1:]...)...); err != nil {
+		return err
+	}
+	return t.run(ctx, statusYes, append(check, "--at", fmt.Sprint(granted))...)
+}
+
+// revision returns the newest revision of the sample's store.
+func (t *tour) revision(ctx context.Context) (uint64, error) {
+	stores, err := t.client.stores.ListStores(ctx, &pb.ListStoresRequest{})
+	if err != nil {
+		return 0, t.client.plain(err)
+	}
+	for _, s := range stores.GetStores() {
+		if s.GetId() == t.store {
+			return s.GetRevision(), nil
+		}
+	}
+	return 0, fmt.Errorf("the store %s is not listed", t.store)
 }
 
 func (t *tour) outcomes(ctx context.Context) error {
@@ -334,17 +370,30 @@ func (t *tour) outcomes(ctx context.Context) error {
 
 func (t *tour) entries(ctx context.Context) error {
 	t.step("The last entries of the log", "Every command above is there, the rejected one too. The log that grants access is\nthe log the auditor reads.\n")
-	stores, err := t.client.stores.ListStores(ctx, &pb.ListStoresRequest{})
+	head, err := t.revision(ctx)
 	if err != nil {
-		return t.client.plain(err)
+		return err
 	}
-	from := uint64(1)
-	for _, s := range stores.GetStores() {
-		if s.GetId() == t.store {
-			from = s.GetRevision() - min(s.GetRevision()-1, 6)
+	return t.run(ctx, statusYes, "replay", "--from", fmt.Sprint(head-min(head-1, 6)))
+}
+
+func (t *tour) changed(ctx context.Context) error {
+	t.step("What changed during the tour", "Who gained or lost what, whatever the reason, and by which command. What was granted\nand ended in between is no difference.\n")
+	return t.run(ctx, statusYes, "audit", "diff", "--from", fmt.Sprint(t.loaded), "--effective", "--key", t.key)
+}
+
+func (t *tour) evidence(ctx context.Context) error {
+	t.step("Evidence that needs no server", "The whole store, signed, as a file. To verify it, all of its commands are decided again,\nfrom nothing.\n")
+	bundle := filepath.Join(filepath.Dir(t.key), "sample.bundle")
+	for _, args := range [][]string{
+		{"audit", "export", bundle, "--key", t.key, "--force"},
+		{"audit", "verify", bundle, "--key", t.key},
+	} {
+		if err := t.run(ctx, statusYes, args...); err != nil {
+			return err
 		}
 	}
-	return t.run(ctx, statusYes, "replay", "--from", fmt.Sprint(from))
+	return nil
 }
 
 // farewell says how to go on.
@@ -363,6 +412,7 @@ func (t *tour) farewell(d *demo) {
   grantlog check %[3]s can_deploy %[4]s
   grantlog model read
   grantlog grant user:u001 viewer document:legal-01 --expires 8h --reason "a look" --ticket LAW-1
+  grantlog audit access --object document:legal-01
   grantlog replay --follow
 
   curl -s %[1]s/metrics | grep grantlog_

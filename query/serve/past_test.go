@@ -34,7 +34,6 @@ type chronicle struct {
 	store  ledger.ID
 	clock  int64 // of the broker
 	broker *ledgertest.Broker
-	model  *model.Model
 	asked  map[string]int
 }
 
