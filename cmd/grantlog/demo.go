@@ -114,12 +114,12 @@ func (a *app) say(format string, args ...any) { fmt.Fprintf(a.stdout, format, ar
 // A tour shows what grantlog does, on the sample company.
 type tour struct {
 	*app
-	node   *node
-	client *client
-	store  string // ID of the sample's store
-	key    string // file of the public key that signs
-	loaded uint64 // the store's revision before the tour
-	steps  int
+	node    *node
+	client  *client
+	store   string // ID of the sample's store
+	key     string // file of the public key that signs
+	granted uint64 // revision of the grant that the tour revokes
+	steps   int
 }
 
 func (t *tour) take(ctx context.Context) error {
@@ -159,9 +159,6 @@ func (t *tour) load(ctx context.Context) error {
 		if err := t.submit(ctx, fmt.Sprintf("order %d", i), o); err != nil {
 			return err
 		}
-	}
-	if t.loaded, err = t.revision(ctx); err != nil {
-		return err
 	}
 	t.say(`grantlog demo
 
@@ -325,8 +322,8 @@ func (t *tour) revoked(ctx context.Context) error {
 	if err := t.run(ctx, statusYes, check...); err != nil {
 		return err
 	}
-	granted, err := t.revision(ctx)
-	if err != nil {
+	var err error
+	if t.granted, err = t.revision(ctx); err != nil {
 		return err
 	}
 	if err := t.run(ctx, statusYes, append(append([]string{"revoke"}, args...), "--actor", "u012", "--reason", "the review is done", "--ticket", "SEC-4")...); err != nil {
@@ -335,11 +332,11 @@ func (t *tour) revoked(ctx context.Context) error {
 	if err := t.run(ctx, statusNo, check...); err != nil {
 		return err
 	}
-	t.say("Since when not, and by whose command? And could they at revision %d, a moment ago?\nA moment of the past is a revision, a time or a date, and every question takes one.\n\n", granted)
+	t.say("Since when not, and by whose command? And could they at revision %d, a moment ago?\nA moment of the past is a revision, a time or a date, and every question takes one.\n\n", t.granted)
 	if err := t.run(ctx, statusNo, append([]string{"explain"}, check[1:]...)...); err != nil {
 		return err
 	}
-	return t.run(ctx, statusYes, append(check, "--at", fmt.Sprint(granted))...)
+	return t.run(ctx, statusYes, append(check, "--at", fmt.Sprint(t.granted))...)
 }
 
 // revision returns the newest revision of the sample's store.
@@ -378,8 +375,8 @@ func (t *tour) entries(ctx context.Context) error {
 }
 
 func (t *tour) changed(ctx context.Context) error {
-	t.step("What changed during the tour", "Who gained or lost what, whatever the reason, and by which command. What was granted\nand ended in between is no difference.\n")
-	return t.run(ctx, statusYes, "audit", "diff", "--from", fmt.Sprint(t.loaded), "--effective", "--key", t.key)
+	t.step("What changed between two moments", "Not which tuples, but who gained or lost what by them, and the command that caused it.\n")
+	return t.run(ctx, statusYes, "audit", "diff", "--from", fmt.Sprint(t.granted-1), "--to", fmt.Sprint(t.granted), "--effective", "--key", t.key)
 }
 
 func (t *tour) evidence(ctx context.Context) error {
