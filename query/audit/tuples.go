@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -53,8 +54,11 @@ func (t FinalTuple) Line() ([]byte, error) {
 	if t.Grant.ExpiresAt != 0 {
 		line.ExpiresAt = clock(t.Grant.ExpiresAt)
 	}
-	text, err := json.Marshal(line)
-	return append(text, '\n'), err
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(line)
+	return text.Bytes(), err
 }
 
 // plain returns v as package json writes it; fields come in the order of their names.

@@ -93,7 +93,8 @@ type AuditServiceClient interface {
 	// Export streams the bytes of a bundle, which verifies with no server: see
 	// query/audit/FORMAT.md.
 	//
-	// FAILED_PRECONDITION: as in Checkpoint.
+	// A stream that ends without an error has sent all of it. FAILED_PRECONDITION,
+	// UNAVAILABLE and DATA_LOSS are those of Checkpoint, because a bundle holds one.
 	Export(context.Context, *v1.ExportRequest) (*connect.ServerStreamForClient[v1.ExportResponse], error)
 }
 
@@ -255,7 +256,8 @@ type AuditServiceHandler interface {
 	// Export streams the bytes of a bundle, which verifies with no server: see
 	// query/audit/FORMAT.md.
 	//
-	// FAILED_PRECONDITION: as in Checkpoint.
+	// A stream that ends without an error has sent all of it. FAILED_PRECONDITION,
+	// UNAVAILABLE and DATA_LOSS are those of Checkpoint, because a bundle holds one.
 	Export(context.Context, *v1.ExportRequest, *connect.ServerStream[v1.ExportResponse]) error
 }
 
