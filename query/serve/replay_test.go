@@ -199,6 +199,29 @@ func TestReplayNotEnvelope(t *testing.T) {
 	}
 }
 
+// TestReplayFromAhead: of a server whose clock is ahead of the broker's, a stream from a
+// moment has no entry from before it, though such an entry comes later than the request.
+func TestReplayFromAhead(t *testing.T) {
+	n := newNode(t, func(c *Config) { c.Now = func() time.Time { return time.Now().Add(time.Hour) } })
+	store := n.store(t, testModel)
+	from := time.Now().Add(time.Second)
+	stream, err := n.Replay(context10(t), &pb.ReplayRequest{Store: store, Follow: true,
+		Start: &pb.ReplayRequest_FromTime{FromTime: timestamppb.New(from)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Close()
+	early := 0
+	for stream.Receive() && len(stream.Msg().Entries) == 0 {
+		if a := n.apply(t, store, grant("doc:plan", "viewer", "user:ann")); a.Time.AsTime().Before(from) {
+			early++
+		}
+	}
+	if stream.Err() != nil || early == 0 || stream.Msg().Entries[0].Time.AsTime().Before(from) {
+		t.Errorf("after %d entries from before %s: %v, %v", early, from, stream.Msg(), stream.Err())
+	}
+}
+
 // TestReplayProgress: a stream that finds nothing says how far it got, and one that is
 // resumed there does not begin anew.
 func TestReplayProgress(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -84,18 +85,19 @@ func newReplica(t testing.TB, log *ledgertest.Log, change ...func(*Config)) *nod
 	t.Helper()
 	metrics := NewMetrics()
 	quiet := slog.New(slog.DiscardHandler)
+	cfg := Config{Engine: query.NewEngine(query.Budgets{}), Metrics: metrics, MaxWait: 5 * time.Second, Logger: quiet}
+	for _, f := range change {
+		f(&cfg)
+	}
 	p, err := projector.Open(projector.Config{
-		Log: log, Index: index.Options{Dir: t.TempDir(), CacheBytes: 8 << 20, Logger: quiet},
+		Log: log, Index: index.Options{Dir: t.TempDir(), CacheBytes: 8 << 20, Logger: quiet}, Now: cfg.Now,
 		CheckEvery: 20 * time.Millisecond, RetryAfter: 10 * time.Millisecond, Decided: metrics.Decided, Logger: quiet,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := ledger.New(ledger.Config{Log: log, Watch: p.Watch, Ready: p.Ready, RetryFor: time.Second, Logger: quiet, Appended: metrics.Appended})
-	cfg := Config{Ledger: l, Projector: p, Engine: query.NewEngine(query.Budgets{}), Metrics: metrics, MaxWait: 5 * time.Second, Logger: quiet}
-	for _, f := range change {
-		f(&cfg)
-	}
+	cfg.Ledger, cfg.Projector = l, p
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -725,8 +727,17 @@ func serveHandler(t testing.TB, h http.Handler) (base string) {
 
 // TestPanic: a bug in a handler is one failed request, and its text stays inside.
 func TestPanic(t *testing.T) {
-	n := newNode(t, func(c *Config) { c.Now = func() time.Time { panic("secret") } })
+	var broken atomic.Bool
+	n := newNode(t, func(c *Config) {
+		c.Now = func() time.Time {
+			if broken.Load() {
+				panic("secret")
+			}
+			return time.Now()
+		}
+	})
 	store := n.store(t, testModel)
+	broken.Store(true)
 	_, err := n.Check(context10(t), &pb.CheckRequest{Store: store, Tuple: tupleOf("doc:plan", "viewer", "user:ann")})
 	if connect.CodeOf(err) != connect.CodeInternal || strings.Contains(err.Error(), "secret") {
 		t.Errorf("check = %v, want an internal error that hides the panic", err)
