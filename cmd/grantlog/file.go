@@ -41,6 +41,14 @@ func writeFile(name string, overwrite bool, write func(f *os.File) error) error 
 	return nil
 }
 
+// writeBytes is writeFile of something short, in the place of what has the name.
+func writeBytes(name string, data []byte) error {
+	return writeFile(name, true, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+}
+
 // mayWrite returns an error if something has the name that must not be replaced.
 func mayWrite(name string, overwrite bool) error {
 	info, err := os.Lstat(name)

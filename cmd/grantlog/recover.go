@@ -256,7 +256,7 @@ func writeLost(path string, entries []*ledger.Entry) error {
 			return err
 		}
 	}
-	return writeWhole(path, b.Bytes())
+	return writeBytes(path, b.Bytes())
 }
 
 // changeText says what a change does, as the command line does.

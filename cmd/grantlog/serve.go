@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -172,7 +171,7 @@ func (s *server) run(ctx context.Context, logger *slog.Logger) (err error) {
 	url := "http://" + s.listen
 	logger.Info("serving", "url", url, "data", s.place.data, "log", n.log.Genesis().Log.String())
 	if s.readyFile != "" {
-		if err := writeWhole(s.readyFile, []byte(url+"\n")); err != nil {
+		if err := writeBytes(s.readyFile, []byte(url+"\n")); err != nil {
 			return errors.Join(fmt.Errorf("ready file: %w", err), listener.Close(), n.close())
 		}
 	}
@@ -233,20 +232,4 @@ func newLogger(w io.Writer, format, level string) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(w, options)), nil
 	}
 	return nil, fmt.Errorf("--log-format must be text or json, not %q", format)
-}
-
-// writeWhole writes a file so that who sees it sees all of it.
-func writeWhole(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".grantlog-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
 }
