@@ -87,6 +87,7 @@ func (c *chronicle) differs(revision ledger.Revision, want past) string {
 		c.t.Fatal(err)
 	}
 	facts := w.Facts()
+	explained := querytest.NewExplained(w)
 	given := query.Given{Contextual: contextual, Context: w.Request}
 	about := fmt.Sprintf("revision %d, with %d contextual tuples", want.revision, len(contextual))
 	for t, fact := range facts {
@@ -99,6 +100,20 @@ func (c *chronicle) differs(revision ledger.Revision, want past) string {
 			return fmt.Sprintf("%s: %s: the answer is %s; the oracle says %v %q\n%s", about, t, text, fact.Value, fact.Causes, w)
 		}
 		c.asked[text]++
+		if c.rand.IntN(16) > 0 {
+			continue
+		}
+		x, explainErr := asking.Explain(context.Background(), query.Question{Tuple: t, Given: given})
+		if explainErr != nil {
+			return fmt.Sprintf("%s: %s explained: %v", about, t, explainErr)
+		}
+		if text := explained.Wrong(t, x.Explanation); text != "" {
+			return fmt.Sprintf("%s: %s\n%s", about, text, w)
+		}
+		if told, err := answerText(x.Verdict == model.Holds, x.Err); told != text || err != nil {
+			return fmt.Sprintf("%s: %s explained is %s, %v; Check says %s", about, t, told, err, text)
+		}
+		c.asked["explained"]++
 	}
 	for _, differs := range []func(*query.Asking, *querytest.World, map[tuple.Tuple]querytest.Fact, query.Given) string{
 		c.batchDiffers, c.listsDiffer, c.relationsDiffer,
@@ -342,7 +357,7 @@ func TestOracleOverHistories(t *testing.T) {
 	}
 	t.Logf("answers: %v", asked)
 	for what, least := range map[string]int{"denied": 2_500, "allowed": 250, querytest.Cycle: 2,
-		"in a batch": 2_500, "in lists": 25_000, "in relations": 2_500} { // of one history
+		"in a batch": 2_500, "explained": 150, "in lists": 25_000, "in relations": 2_500} { // of one history
 		if least *= int(*histories); asked[what] < least {
 			t.Errorf("only %d answers of %d histories are: %s; want %d or more", asked[what], *histories, what, least)
 		}

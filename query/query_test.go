@@ -1,6 +1,7 @@
 package query_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,6 +49,7 @@ type world struct {
 	store ledger.ID
 	seq   uint64
 	now   int64
+	actor string       // of the commands; "" for root
 	wait  func() int64 // nanoseconds to the next command; nil for 1
 }
 
@@ -98,7 +100,7 @@ func (w *world) try(commands ...*ledger.Command) error {
 		if c.ID.IsZero() {
 			c.ID = ledger.NewUUID()
 		}
-		in := decide.Input{Kind: ledger.EdgeSubject, Origin: ledger.Origin{Actor: "root", Attester: "test", Method: ledger.MethodNone},
+		in := decide.Input{Kind: ledger.EdgeSubject, Origin: ledger.Origin{Actor: cmp.Or(w.actor, "root"), Attester: "test", Method: ledger.MethodNone},
 			Raw: ledger.AppendCommand(nil, c), Time: w.now, Version: ledger.FoldVersion}
 		records, err := decide.Decide(b, in)
 		if err != nil {
@@ -117,6 +119,17 @@ func (w *world) try(commands ...*ledger.Command) error {
 	return b.Commit(ledger.Position{Log: ledger.UUID{1}, Seq: w.seq})
 }
 
+// model returns the id of the newest model.
+func (w *world) model() ledger.ID {
+	w.t.Helper()
+	v, err := w.x.View(w.store, 0)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer v.Close()
+	return v.NewestModel()
+}
+
 func (w *world) grant(tuples ...string) {
 	w.t.Helper()
 	c := &ledger.Command{Store: w.store}
@@ -133,6 +146,13 @@ func parse(t testing.TB, text string) tuple.Tuple {
 		t.Fatal(err)
 	}
 	return tup
+}
+
+func contextual(t testing.TB, texts ...string) (cs []query.Contextual) {
+	for _, text := range texts {
+		cs = append(cs, query.Contextual{Tuple: parse(t, text)})
+	}
+	return cs
 }
 
 func object(fields ...any) model.Value {
@@ -181,12 +201,6 @@ func TestCheck(t *testing.T) {
 		{Kind: ledger.Grant, Tuple: parse(t, "doc:plan#editor@user:dan"), Grant: model.Grant{Condition: "office_hours", Context: model.AppendContext(nil, object("opens", 9))}},
 		{Kind: ledger.Grant, Tuple: parse(t, "group:eng#member@user:tmp"), Grant: model.Grant{ExpiresAt: start + 1000, NotBefore: start + 500}},
 	}})
-	contextual := func(texts ...string) (cs []query.Contextual) {
-		for _, text := range texts {
-			cs = append(cs, query.Contextual{Tuple: parse(t, text)})
-		}
-		return cs
-	}
 	for _, tt := range []struct {
 		name       string
 		tuple      string
@@ -224,16 +238,16 @@ func TestCheck(t *testing.T) {
 		{name: "while it counts", tuple: "group:eng#member@user:tmp", now: start + 500, want: true},
 		{name: "until just before it expires", tuple: "group:eng#member@user:tmp", now: start + 999, want: true},
 		{name: "once it has expired", tuple: "group:eng#member@user:tmp", now: start + 1000},
-		{name: "contextual grant", tuple: "doc:plan#owner@user:bob", contextual: contextual("doc:plan#owner@user:bob"), want: true},
-		{name: "contextual hop", tuple: "doc:new#viewer@user:bob", contextual: contextual("doc:new#parent@folder:top"), want: true},
-		{name: "contextual group before and after stored ones", tuple: "group:eng#member@user:new", contextual: contextual("group:eng#member@group:a#member", "group:a#member@group:z#member", "group:z#member@user:new"), want: true},
-		{name: "contextual block", tuple: "doc:plan#viewer@user:ann", contextual: contextual("doc:plan#blocked@user:ann")},
-		{name: "contextual grant hides the expired one", tuple: "group:eng#member@user:tmp", contextual: contextual("group:eng#member@user:tmp"), now: start + 2000, want: true},
+		{name: "contextual grant", tuple: "doc:plan#owner@user:bob", contextual: contextual(t, "doc:plan#owner@user:bob"), want: true},
+		{name: "contextual hop", tuple: "doc:new#viewer@user:bob", contextual: contextual(t, "doc:new#parent@folder:top"), want: true},
+		{name: "contextual group before and after stored ones", tuple: "group:eng#member@user:new", contextual: contextual(t, "group:eng#member@group:a#member", "group:a#member@group:z#member", "group:z#member@user:new"), want: true},
+		{name: "contextual block", tuple: "doc:plan#viewer@user:ann", contextual: contextual(t, "doc:plan#blocked@user:ann")},
+		{name: "contextual grant hides the expired one", tuple: "group:eng#member@user:tmp", contextual: contextual(t, "group:eng#member@user:tmp"), now: start + 2000, want: true},
 		{name: "contextual condition", tuple: "doc:plan#editor@user:new", contextual: []query.Contextual{{Tuple: parse(t, "doc:plan#editor@user:new"), Condition: "office_hours", Context: object("opens", 5)}}, context: object("hour", 6), want: true},
-		{name: "contextual tuple that the model refuses", tuple: "doc:plan#owner@user:bob", contextual: contextual("doc:plan#owner@group:eng#member"), err: "contextual[0].tuple.subject"},
-		{name: "contextual tuple without its condition", tuple: "doc:plan#editor@user:bob", contextual: contextual("doc:plan#editor@user:bob"), err: "contextual[0].condition"},
-		{name: "contextual tuple twice", tuple: "doc:plan#owner@user:bob", contextual: contextual("doc:plan#owner@user:bob", "doc:plan#owner@user:bob"), err: "contextual[1].tuple"},
-		{name: "contextual tuple of an unknown relation", tuple: "doc:plan#owner@user:bob", contextual: contextual("doc:plan#nothing@user:bob"), err: "contextual[0].tuple.relation"},
+		{name: "contextual tuple that the model refuses", tuple: "doc:plan#owner@user:bob", contextual: contextual(t, "doc:plan#owner@group:eng#member"), err: "contextual[0].tuple.subject"},
+		{name: "contextual tuple without its condition", tuple: "doc:plan#editor@user:bob", contextual: contextual(t, "doc:plan#editor@user:bob"), err: "contextual[0].condition"},
+		{name: "contextual tuple twice", tuple: "doc:plan#owner@user:bob", contextual: contextual(t, "doc:plan#owner@user:bob", "doc:plan#owner@user:bob"), err: "contextual[1].tuple"},
+		{name: "contextual tuple of an unknown relation", tuple: "doc:plan#owner@user:bob", contextual: contextual(t, "doc:plan#nothing@user:bob"), err: "contextual[0].tuple.relation"},
 		{name: "unknown type", tuple: "nothing:plan#viewer@user:ann", err: "tuple.object"},
 		{name: "unknown relation", tuple: "doc:plan#nothing@user:ann", err: "tuple.relation"},
 		{name: "unknown subject type", tuple: "doc:plan#viewer@nobody:ann", err: "tuple.subject"},

@@ -45,28 +45,38 @@ func (m mutation) apply(source string) (string, error) {
 	return strings.Replace(source, m.old, m.new, 1), nil
 }
 
+// oracleTests are tests that compare with the oracle.
+type oracleTests struct{ run, dir, size string }
+
+// mutated are the tests that must notice a mutation, by the first word of its name.
+var mutated = map[string]oracleTests{
+	"":        {"^TestOracle(Lists)?$", ".", "-worlds=300"},
+	"explain": {"^TestOracleExplain$", ".", "-worlds=300"},
+	"turn":    {"^TestOracleTurns$", "..", "-histories=8"},
+}
+
 // runOracle runs the tests of that name in a process of its own, with other contents of one
 // file of the module, and returns what it printed and whether they passed.
-func runOracle(t *testing.T, tests, file, contents string) (printed string, passed bool) {
+func runOracle(t *testing.T, tests oracleTests, file, contents string) (printed string, passed bool) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	mutated, overlay := filepath.Join(dir, "mutated.go"), filepath.Join(dir, "overlay.json")
-	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, filepath.FromSlash(file)): mutated}})
+	replaced, overlay := filepath.Join(dir, "mutated.go"), filepath.Join(dir, "overlay.json")
+	replace, err := json.Marshal(map[string]any{"Replace": map[string]string{filepath.Join(root, filepath.FromSlash(file)): replaced}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, data := range map[string][]byte{mutated: []byte(contents), overlay: replace} {
+	for name, data := range map[string][]byte{replaced: []byte(contents), overlay: replace} {
 		if err := os.WriteFile(name, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute) // to compile, on a busy machine
 	defer cancel()
-	run := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-timeout=30s", "-run="+tests, ".", "-args", "-seed=1", "-worlds=300")
+	run := exec.CommandContext(ctx, "go", "test", "-overlay", overlay, "-vet=off", "-count=1", "-timeout=30s", "-run="+tests.run, tests.dir, "-args", "-seed=1", tests.size)
 	var out bytes.Buffer
 	run.Stdout, run.Stderr = &out, &out
 	run.WaitDelay = time.Second
@@ -101,8 +111,10 @@ func TestMutations(t *testing.T) {
 	t.Run("none", func(t *testing.T) {
 		t.Parallel()
 		const file = "ledger/model/check.go"
-		if out, passed := runOracle(t, "^TestOracle(Lists|Explain)?$", file, source(t, file)); !passed {
-			t.Errorf("without a mutation the comparison fails:\n%s", out)
+		for _, tests := range mutated {
+			if out, passed := runOracle(t, tests, file, source(t, file)); !passed {
+				t.Errorf("without a mutation the comparison fails:\n%s", out)
+			}
 		}
 	})
 	for _, name := range names {
@@ -116,15 +128,16 @@ func TestMutations(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			mutated, err := m.apply(source(t, m.file))
+			contents, err := m.apply(source(t, m.file))
 			if err != nil {
 				t.Fatal(err)
 			}
-			tests := "^TestOracle(Lists)?$"
-			if strings.HasPrefix(filepath.Base(name), "explain-") {
-				tests = "^TestOracleExplain$"
+			kind, _, _ := strings.Cut(filepath.Base(name), "-")
+			tests, ok := mutated[kind]
+			if !ok {
+				tests = mutated[""]
 			}
-			switch out, passed := runOracle(t, tests, m.file, mutated); {
+			switch out, passed := runOracle(t, tests, m.file, contents); {
 			case passed:
 				t.Errorf("nobody notices that: %s", m.what)
 			case !strings.Contains(out, "--- FAIL: TestOracle") || !strings.Contains(out, "the oracle says"):
