@@ -87,11 +87,11 @@ and -o json has everything, as one object.
 // explainedTree draws an explanation for people.
 func explainedTree(t *pb.Tuple, r *pb.ExplainResponse) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s at revision %d: %s\n", verdictText(r), r.GetRevision(), said(t))
+	fmt.Fprintf(&b, "%s at revision %d: %s\n", verdictText(r), r.GetRevision(), oneLine(said(t)))
 	x := &explainDrawing{Builder: &b}
 	x.rule("", true, "", r.GetTree())
 	if text := turnText(r); text != "" {
-		b.WriteString(text + "\n")
+		b.WriteString(oneLine(text) + "\n")
 	}
 	if r.GetTurn().GetDependsOnTime() {
 		b.WriteString("A condition that was asked looks at the time: in between, the answer may have been another.\n")
@@ -158,7 +158,7 @@ func provenanceText(p *pb.Provenance) string {
 	if p.GetReason() != "" {
 		text += fmt.Sprintf(" %q", oneLine(p.GetReason()))
 	}
-	return oneLine(text)
+	return text
 }
 
 // explainedGrantText says what a grant was looked at for, on one line: the command behind
@@ -242,7 +242,7 @@ func (d *explainDrawing) line(indent string, last bool, text string) string {
 	if last {
 		branch, below = "└─ ", "   "
 	}
-	d.WriteString(indent + branch + text + "\n")
+	d.WriteString(indent + branch + oneLine(text) + "\n")
 	return indent + below
 }
 

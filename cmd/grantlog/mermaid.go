@@ -137,10 +137,8 @@ func verdictClass(v pb.Explanation_Verdict) string {
 func mermaidText(text string) string {
 	var b strings.Builder
 	b.WriteByte('"')
-	for _, r := range text {
+	for _, r := range oneLine(text) {
 		switch {
-		case unicode.IsControl(r), unicode.Is(unicode.Zl, r), unicode.Is(unicode.Zp, r):
-			b.WriteByte(' ')
 		case r < 0x80 && !unicode.IsLetter(r) && !unicode.IsDigit(r) && !strings.ContainsRune(" :.,@/-+()'=?!", r):
 			fmt.Fprintf(&b, "#%d;", r)
 		default:
@@ -153,10 +151,5 @@ func mermaidText(text string) string {
 
 // mermaidComment makes a text fit a comment, where braces begin a directive.
 func mermaidComment(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '{' || r == '}' || unicode.IsControl(r) || unicode.Is(unicode.Zl, r) || unicode.Is(unicode.Zp, r) {
-			return ' '
-		}
-		return r
-	}, text)
+	return strings.NewReplacer("{", " ", "}", " ").Replace(oneLine(text))
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -75,10 +76,11 @@ func clock(t *timestamppb.Timestamp) string {
 	return t.AsTime().UTC().Format(time.RFC3339)
 }
 
-// oneLine makes text fit one line of a table: what would break it is shown escaped.
+// oneLine makes text fit one line of a table: what would break it, or turn its direction,
+// is shown as a space.
 func oneLine(text string) string {
 	return strings.Map(func(r rune) rune {
-		if r < 0x20 || r == 0x7f {
+		if unicode.IsControl(r) || unicode.In(r, unicode.Zl, unicode.Zp, unicode.Bidi_Control) {
 			return ' '
 		}
 		return r

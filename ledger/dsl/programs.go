@@ -114,7 +114,8 @@ func NewProgramsWithCost(m *model.Model, limit uint64) (*Programs, error) {
 }
 
 // Timed reports whether a condition of the model looks at the moment of the question: its
-// result may then be another at another moment, though nothing was written meanwhile.
+// result may then be another at another moment, though nothing was written meanwhile. It
+// says so too of one that calls a variable of its own now.
 func (ps *Programs) Timed(condition string) bool {
 	p := ps.programs[condition]
 	return p != nil && p.timed

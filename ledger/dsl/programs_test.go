@@ -160,6 +160,30 @@ func TestNestedElements(t *testing.T) {
 	}
 }
 
+// TestTimed says which conditions look at the time.
+func TestTimed(t *testing.T) {
+	for _, tt := range []struct {
+		params, expression string
+		want               bool
+	}{
+		{"b: bool", "b", false},
+		{"t: timestamp", "t < now", true},
+		{"t: timestamp", "t < timestamp(\"2026-01-01T00:00:00Z\")", false},
+		{"l: list<int>", "l.exists(x, x > 3 && now.getHours() > x)", true},
+		{"now: int", "now > 3", false},
+		{"s: string", "s == 'now'", false},
+		{"m: map<string>", "m.now == 'x'", false},
+	} {
+		ps, err := NewPrograms(conditionModel(t, tt.params, tt.expression))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ps.Timed("c"); got != tt.want || ps.Timed("other") {
+			t.Errorf("%s { %s } looks at the time: %v, want %v; another does: %v", tt.params, tt.expression, got, tt.want, ps.Timed("other"))
+		}
+	}
+}
+
 func TestHoldsErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name, params, expression, stored, request string

@@ -186,6 +186,19 @@ func (c *chronicle) differs(m, want at) string {
 		if text := c.wrong(facts[t], t, r.GetAllowed(), own); text != "" {
 			return text
 		}
+		x, err := c.Explain(ctx, &pb.ExplainRequest{Store: c.store.String(), Tuple: tupleMessage(t), Freshness: m.fresh})
+		if err != nil {
+			return err.Error()
+		}
+		if text := c.wrong(facts[t], t, x.Allowed, x.Error); text != "" {
+			return "explained: " + text
+		}
+		if x.Revision != uint64(m.revision) || x.EvaluatedAt.AsTime().UnixNano() != m.time || (x.Turn == nil) != (x.Error != nil) {
+			return fmt.Sprintf("explained at revision %d and %s, with the turn %v", x.Revision, x.EvaluatedAt.AsTime(), x.Turn)
+		}
+		if turned := x.Turn; turned.GetTime() != nil && turned.Time.AsTime().UnixNano() > m.time || turned.GetCommand().GetRevision() > x.Revision {
+			return fmt.Sprintf("explained at revision %d by what came later: %v", x.Revision, turned)
+		}
 	}
 	return c.listsDiffer(m, w, facts)
 }

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// hostile has every printable byte that an id may have, and what reasons may have beside.
+var hostile = func() string {
+	var b strings.Builder
+	for c := byte(0x20); c < 0x7f; c++ {
+		b.WriteByte(c)
+	}
+	return b.String() + "\n\r\t\u2028\u2029\u202e\u0007é漢🙂 --> end %%{init}%% \"]:::x;"
+}()
+
+// hostileExplanation has the text wherever a text can be.
+func hostileExplanation() (*pb.Tuple, *pb.ExplainResponse) {
+	t := &pb.Tuple{Object: "doc:" + hostile, Relation: "viewer", Subject: "user:" + hostile}
+	by := &pb.Provenance{Revision: 7, Time: &timestamppb.Timestamp{Seconds: 1_800_000_000}, Actor: hostile, Ticket: hostile, Reason: hostile}
+	grant := func(state pb.ExplainedGrant_State, leads *pb.Explanation) *pb.ExplainedGrant {
+		return &pb.ExplainedGrant{Grant: &pb.GrantedTuple{Tuple: t, Condition: "c", Owner: hostile}, State: state, Made: by, Ended: by, Leads: leads, Error: &pb.QuestionError{Message: hostile}}
+	}
+	part := func(op pb.Tree_Operation, v pb.Explanation_Verdict, id string) *pb.Explanation {
+		return &pb.Explanation{Object: "doc:" + id, Relation: "viewer", Operation: op, Verdict: v, Rule: "viewer from parent"}
+	}
+	itself := part(pb.Tree_GRANTED, pb.Explanation_HOLDS, hostile)
+	itself.Itself = true
+	again := part(pb.Tree_UNION, pb.Explanation_UNDECIDED, hostile+"a")
+	again.Elsewhere = true
+	from := part(pb.Tree_FROM, pb.Explanation_UNDECIDED, hostile+"a")
+	from.Error = &pb.QuestionError{Message: hostile}
+	from.Grants = []*pb.ExplainedGrant{grant(pb.ExplainedGrant_COUNTS, itself), grant(pb.ExplainedGrant_CONDITION_ERROR, again)}
+	from.Untold = 3
+	granted := part(pb.Tree_GRANTED, pb.Explanation_HOLDS_NOT, hostile+"a")
+	for state := pb.ExplainedGrant_NEVER; state <= pb.ExplainedGrant_CONDITION_FALSE; state++ {
+		granted.Grants = append(granted.Grants, grant(state, nil))
+	}
+	empty := part(pb.Tree_GRANTED, pb.Explanation_HOLDS_NOT, hostile+"a")
+	short := part(pb.Tree_UNION, pb.Explanation_HOLDS_NOT, hostile+"b")
+	short.Untold = 1
+	computed := part(pb.Tree_COMPUTED, pb.Explanation_HOLDS_NOT, hostile+"a")
+	computed.Branches = []*pb.Explanation{short}
+	but := part(pb.Tree_EXCLUSION, pb.Explanation_UNDECIDED, hostile+"a")
+	but.Branches = []*pb.Explanation{from, granted}
+	root := part(pb.Tree_UNION, pb.Explanation_UNDECIDED, hostile+"a")
+	root.Branches = []*pb.Explanation{but, empty, computed}
+	return t, &pb.ExplainResponse{Revision: 9, Tree: root, Error: &pb.QuestionError{Message: hostile},
+		Turn: &pb.Turn{Cause: pb.Turn_COMMAND, Time: by.Time, Command: by, Tuple: t}}
+}
+
+// TestMermaidHostile holds that no text, wherever it stands, is more than text in a
+// flowchart: each line is one of a few forms, and a label has no character that means
+// anything within quotes.
+func TestMermaidHostile(t *testing.T) {
+	label := `"(?:[^"\x60<>&#{}|\[\]\\;*~^$%\x00-\x1f\x7f\x{2028}\x{2029}]|#[0-9]+;)*"`
+	line := regexp.MustCompile(`^(?:` +
+		`%% [^{}\x00-\x1f\x{2028}\x{2029}]*|flowchart TD|` +
+		`  n[0-9]+\[` + label + `\]:::(?:holds|not|undecided|note)|` +
+		`  n[0-9]+ -->(?:\|` + label + `\|)? n[0-9]+|` +
+		`  classDef [a-z]+ [a-z0-9:#,. -]+)$`)
+	text := explainedMermaid(hostileExplanation())
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	for _, l := range lines {
+		if !line.MatchString(l) {
+			t.Errorf("a line of the flowchart is %q", l)
+		}
+	}
+	if len(lines) < 25 || !strings.Contains(text, "#34;#93;:::x#59;") {
+		t.Errorf("the flowchart has not all of it:\n%s", text)
+	}
+	if line.MatchString(`  n1["a"b"]:::holds`) || line.MatchString("  n1[\"a`\"]:::holds") {
+		t.Error("the form of a line lets everything pass")
+	}
+}
+
+// TestTreeHostile holds that a tree has a line for each thing, whatever texts are in it.
+func TestTreeHostile(t *testing.T) {
+	text := explainedTree(hostileExplanation())
+	for _, l := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if strings.ContainsAny(l, "\r\t\u0007\u2028\u2029\u202e") || !strings.ContainsAny(l, "├└:") {
+			t.Errorf("a line of the tree is %q", l)
+		}
+	}
+	for _, want := range []string{"is shown elsewhere", "is the subject itself", "… and 3 more that are not shown", "is not shown further",
+		"never granted", "  revoked  @7", "; was granted  @7", "  expired", "not yet in force", "no longer allowed by the model", "the condition does not hold", "the condition has no answer: ", "no grant to such a subject", "but not: ✗ granted to"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the tree lacks %q:\n%s", want, text)
+		}
+	}
+}
