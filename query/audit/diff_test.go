@@ -308,3 +308,53 @@ func TestChangesOfSystem(t *testing.T) {
 		t.Errorf("the changes of system are %q, want %q last", got, want)
 	}
 }
+
+// TestOldViews holds that a report that goes on for long takes another view of the same
+// revision between its lists, while the store goes on, and that a list that is read for
+// too long fails.
+func TestOldViews(t *testing.T) {
+	w := newReported(t)
+	w.write(reportModel)
+	for i := range 5 {
+		w.apply(granting(t, "", fmt.Sprintf("doc:d%d#viewer@user:ann", i), fmt.Sprintf("folder:f%d#viewer@user:ann", i)))
+	}
+	m := w.at(0, 0)
+	want := all(t, access(t, m))
+	first := m.view
+	m.opened = m.opened.Add(-2 * viewAge)
+	var got [][]string
+	for row, err := range access(t, m).Rows {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, row.Cells)
+		w.apply(granting(t, "", fmt.Sprintf("doc:new%d#viewer@user:ann", len(got))))
+		if m.view == first {
+			t.Fatal("an old view is kept")
+		}
+	}
+	if !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("with another view the rows are %q, want %q", got, want)
+	}
+	rows := 0
+	var failed error
+	for _, err := range access(t, m).Rows {
+		if rows++; err != nil {
+			failed = err
+			break
+		}
+		m.opened = m.opened.Add(-2 * viewLife) // a caller that takes its time
+	}
+	if !errors.Is(failed, ledger.ErrUnavailable) || rows != 2 {
+		t.Errorf("a slow caller got %d rows and %v", rows, failed)
+	}
+}
+
+func access(t *testing.T, m *Moment) Report {
+	t.Helper()
+	r, err := AccessOfSubject(background, m, parsed(t, "doc:d#viewer@user:ann").Subject)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
