@@ -433,6 +433,47 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
+// A restore envelope is one under an edge's subject and from fold version 2 on alone, and
+// has one encoding.
+func TestRestoreEnvelope(t *testing.T) {
+	edge := ledger.Subject("main", ledger.EdgeSubject, "n1")
+	want := ledger.Restored{Store: ledger.ID{7}, Entries: [][]byte{[]byte("one"), {}, []byte("three")}}
+	data := ledger.AppendRestore(nil, want)
+	commands, got, err := ledger.DecodeEnvelope(&ledger.Message{Subject: edge, Data: data}, 2)
+	if err != nil || commands != nil || !reflect.DeepEqual(got, &want) {
+		t.Errorf("DecodeEnvelope = %v, %+v, %v, want %+v", commands, got, err, want)
+	}
+	many := ledger.Restored{Store: ledger.ID{7}, Entries: make([][]byte, ledger.MaxEnclosed)}
+	if _, got, err := ledger.DecodeEnvelope(&ledger.Message{Subject: edge, Data: ledger.AppendRestore(nil, many)}, 2); err != nil || len(got.Entries) != ledger.MaxEnclosed {
+		t.Errorf("%d entries: %v", ledger.MaxEnclosed, err)
+	}
+	many.Entries = append(many.Entries, nil)
+	for _, tt := range []struct {
+		name, subject string
+		version       uint64
+		data          []byte
+		text          string
+	}{
+		{"under version 1", edge, 1, data, "envelope format 2, known is 1"},
+		{"from a principal", ledger.Subject("main", ledger.PrincipalSubject, "p"), 2, data, "envelope format 2, known is 1"},
+		{"under the epoch subject", ledger.Subject("main", ledger.EpochSubject, ""), 2, data, "envelope format 2, known is 1"},
+		{"under no subject", "elsewhere", 2, data, "no command may stand"},
+		{"of system", edge, 2, ledger.AppendRestore(nil, ledger.Restored{}), "cannot be restored"},
+		{"bytes left over", edge, 2, append(bytes.Clone(data), 0), "left over"},
+		{"too many", edge, 2, ledger.AppendRestore(nil, many), "1001 items"},
+		{"a newer format", edge, 2, []byte{3}, "envelope format 3, known are 1 and 2"},
+	} {
+		if _, got, err := ledger.DecodeEnvelope(&ledger.Message{Subject: tt.subject, Data: tt.data}, tt.version); err == nil || !strings.Contains(err.Error(), tt.text) {
+			t.Errorf("%s: DecodeEnvelope = %v, %v, want %q", tt.name, got, err, tt.text)
+		}
+	}
+	for n := range data {
+		if _, _, err := ledger.DecodeEnvelope(&ledger.Message{Subject: edge, Data: data[:n]}, 2); err == nil {
+			t.Errorf("the first %d of %d bytes are an envelope", n, len(data))
+		}
+	}
+}
+
 func FuzzCommand(f *testing.F) {
 	for _, c := range commands(f) {
 		f.Add(ledger.AppendCommand(nil, c))
@@ -461,9 +502,15 @@ func FuzzCommand(f *testing.F) {
 func FuzzEnvelope(f *testing.F) {
 	f.Add("grantlog.main.edge.n1", ledger.AppendEnvelope(nil, []ledger.Enclosed{{Origin: ledger.Origin{Actor: "a", Method: ledger.MethodNone}, Raw: []byte("raw")}}))
 	f.Add("grantlog.main.cmd.bot", []byte("{}"))
+	f.Add("grantlog.main.edge.n1", ledger.AppendRestore(nil, ledger.Restored{Store: ledger.ID{1}, Entries: [][]byte{[]byte("x")}}))
 	f.Add("grantlog.main.cmd.bot", []byte{1, 1, 2, 0, 1, 'x'})
 	f.Fuzz(func(t *testing.T, subject string, data []byte) {
 		m := &ledger.Message{Subject: subject, Data: data}
+		if _, r, err := ledger.DecodeEnvelope(m, ledger.NewestFoldVersion); r != nil {
+			if err != nil || !bytes.Equal(ledger.AppendRestore(nil, *r), data) {
+				t.Fatalf("%x is read as %+v, %v, and written otherwise", data, r, err)
+			}
+		}
 		commands, _, err := ledger.DecodeEnvelope(m, ledger.FoldVersion)
 		if err != nil {
 			kept, why := ledger.NotEnvelope(m, err)
