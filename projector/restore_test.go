@@ -397,6 +397,46 @@ func TestGiveUpAtOnce(t *testing.T) {
 	}
 }
 
+// A log that loses the end of a restore is recovered as any other, and the restore goes on.
+func TestRecoverAmidRestore(t *testing.T) {
+	from := start(t, ledgertest.NewBroker(), t.TempDir(), nil)
+	kept, _ := busy(t, from, 60)
+	want := record(t, from, kept)
+	b := ledgertest.NewBroker()
+	dir := t.TempDir()
+	to := start(t, b, dir, nil)
+	to.begin(kept)
+	for _, n := range []int{10, 20, 30} {
+		if err := to.Restore(patience(t), kept, sequence(want[n-10:n]), func(ledger.Revision) {}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	to.stop()
+	b.Rewind(2)
+	log, err := b.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh := index.Options{Dir: t.TempDir(), Logger: quiet}
+	loss, err := Recover(patience(t), config(log, dir), fresh, true, "ops", "a disk")
+	if err != nil || len(loss.Entries) != 20 || loss.Entries[0].Store != kept || loss.Entries[0].Revision != 11 {
+		t.Fatalf("Recover = %+v, %v, want 20 entries from revision 11 on", loss, err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	to = start(t, b, fresh.Dir, nil)
+	if h, _ := to.Index().Head(kept); h.Revision != 10 || h.Status != decide.Restoring || to.Fold() != 2 {
+		t.Fatalf("recovered to %+v under fold version %d", h, to.Fold())
+	}
+	if err := to.Restore(patience(t), kept, sequence(want[10:]), func(ledger.Revision) {}); err != nil {
+		t.Fatal(err)
+	}
+	to.end(kept, false)
+	sameRecord(t, from, to, kept)
+	refoldEvery(t, to)
+}
+
 // Under fold version 1 nothing of this is known: the control of everything above.
 func TestRestoreUnderVersion1(t *testing.T) {
 	from := start(t, ledgertest.NewBroker(), t.TempDir(), nil)

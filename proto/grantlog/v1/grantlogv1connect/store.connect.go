@@ -62,7 +62,8 @@ type StoreServiceClient interface {
 	// INVALID_ARGUMENT: the page token is none that ListStores gave.
 	ListStores(context.Context, *v1.ListStoresRequest) (*v1.ListStoresResponse, error)
 	// DeleteStore closes a store for commands and questions, for ever. Its entries stay
-	// readable with AuditService, and its id is never used again.
+	// readable with AuditService, and its id is never used again. A store that is being
+	// restored is given up by that, and nothing of it stays readable.
 	//
 	// It is a command of the store "system"; errors are as in CreateStore. A store that
 	// is not live is NOT_FOUND.
@@ -216,7 +217,8 @@ type StoreServiceHandler interface {
 	// INVALID_ARGUMENT: the page token is none that ListStores gave.
 	ListStores(context.Context, *v1.ListStoresRequest) (*v1.ListStoresResponse, error)
 	// DeleteStore closes a store for commands and questions, for ever. Its entries stay
-	// readable with AuditService, and its id is never used again.
+	// readable with AuditService, and its id is never used again. A store that is being
+	// restored is given up by that, and nothing of it stays readable.
 	//
 	// It is a command of the store "system"; errors are as in CreateStore. A store that
 	// is not live is NOT_FOUND.
