@@ -128,6 +128,36 @@ func TestRefolder(t *testing.T) {
 	}
 }
 
+// The fold version of an entry of system is the one that its entries have put in force.
+func TestRefolderHoldsVersions(t *testing.T) {
+	r := start(t, ledgertest.NewBroker(), t.TempDir(), nil)
+	r.newStore()
+	if err := r.Activate(patience(t), 2, "ops", "", ""); err != nil {
+		t.Fatal(err)
+	}
+	r.newStore()
+	entries := entriesOf(t, r.Index(), ledger.System)
+	if x, err := refoldAll(t, ledger.System, entries); err != nil || x.Position().Fold != 2 {
+		t.Fatalf("refolded: %v, fold version %d", err, x.Position().Fold)
+	}
+	for at, version := range []uint64{2, 2, 1} { // of a store, of the activation, of a store
+		c := *entries[at]
+		c.FoldVersion = version
+		f := NewRefolder(scratch(t), ledger.System)
+		var err error
+		for _, e := range entries[:at] {
+			if _, err = f.Entry(e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var differs *RefoldError
+		if _, err = f.Entry(&c); !errors.As(err, &differs) || !strings.Contains(differs.Reason, "is in force") {
+			t.Errorf("entry %d under fold version %d: %v", at+1, version, err)
+		}
+		f.Close()
+	}
+}
+
 // What was tampered with is found at its entry, even where every hash after it was made
 // anew.
 func TestRefolderFindsTampering(t *testing.T) {

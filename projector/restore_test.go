@@ -313,6 +313,17 @@ func TestRestoreGoesOn(t *testing.T) {
 	if err := to.Restore(patience(t), kept, sequence(want[21:]), func(ledger.Revision) {}); !errors.As(err, &failed) || failed.Revision != 20 {
 		t.Errorf("with a gap: %v", err)
 	}
+	// Another entry in the place of one that the store has ends the message, whatever follows.
+	strange := *entriesOf(t, from.Index(), kept)[9]
+	strange.Origin.Actor = "user:eve"
+	b.Put("grantlog.main.edge.edge", ledger.AppendRestore(nil, ledger.Restored{Store: kept,
+		Entries: [][]byte{want[8], ledger.AppendEntry(nil, &strange), want[20]}}))
+	if err := to.caughtUp(); err != nil {
+		t.Fatal(err)
+	}
+	if h, _ := to.Index().Head(kept); h.Revision != 20 {
+		t.Errorf("after another entry 10 the store is at revision %d", h.Revision)
+	}
 	if err := to.Restore(patience(t), kept, sequence(want[20:]), func(ledger.Revision) {}); err != nil {
 		t.Fatal(err)
 	}
