@@ -23,7 +23,7 @@ signs. It ends with how many rows it has and their SHA-256, which this command c
 again from what it received: a report that is cut short or altered on the way is an error.
 
 --format is one of
-  table   for reading (the default)
+  table   for reading (the default), with times to the second
   csv     one row a line; what is said about them stands on lines that begin with #
   jsonl   one object a line: a header, the rows by column, an end (also -o json)
 

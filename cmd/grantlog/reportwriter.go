@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -190,10 +191,12 @@ func (w *jsonReport) end(e *pb.ReportEnd) error {
 }
 
 // A tableReport is for reading. Its columns are as wide as the rows that came together
-// need, and wider from then on where later ones do, so that no row waits for the last.
+// need, and wider from then on where later ones do, so that no row waits for the last. It
+// shows times to the second.
 type tableReport struct {
 	*bufio.Writer
 	columns []string
+	time    int // the column of that name, -1 if there is none
 	widths  []int
 	rows    [][]string // that came together
 	begun   bool
@@ -204,6 +207,7 @@ func (w *tableReport) header(h *pb.ReportHeader, vouched string) error {
 	for _, p := range append(reportFacts(h), [2]string{"checkpoint", vouched}) {
 		fmt.Fprintf(w, "  %-13s  %s\n", p[0], audit.Cell(p[1]))
 	}
+	w.time = slices.Index(h.GetColumns(), "time")
 	w.columns = make([]string, len(h.GetColumns()))
 	w.widths = make([]int, len(w.columns))
 	for i, c := range h.GetColumns() {
@@ -215,6 +219,12 @@ func (w *tableReport) header(h *pb.ReportHeader, vouched string) error {
 }
 
 func (w *tableReport) row(cells []string, _ []byte) error {
+	cells = slices.Clone(cells)
+	if w.time >= 0 { // to the second is enough to read
+		if at, err := time.Parse(time.RFC3339Nano, cells[w.time]); err == nil {
+			cells[w.time] = at.Format(time.RFC3339)
+		}
+	}
 	for i, c := range cells {
 		w.widths[i] = max(w.widths[i], utf8.RuneCountInString(c))
 	}

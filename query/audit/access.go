@@ -30,7 +30,7 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 	}
 	return Report{
 		Title:   "access of a subject",
-		Columns: slices.Concat([]string{"type", "relation", "object", "access", "path"}, causeColumns),
+		Columns: append(slices.Concat([]string{"type", "relation", "object", "access"}, causeColumns), "path"),
 		Rows: tellingRows(m, func(teller *Moment, yield func(Row) bool) error {
 			kind := model.Kind{Type: s.Type, Relation: s.Relation}
 			for i := range m.model.Types {
@@ -44,18 +44,12 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 						return err
 					}
 					q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ.Name}
-					for item, err := range m.items(m.asking.ListObjects(ctx, q, "")) {
-						if err != nil {
-							return err
-						}
-						t := tuple.Tuple{Object: tuple.Object{Type: typ.Name, ID: item.ID}, Relation: relation, Subject: s}
-						row, err := teller.accessRow(ctx, t, item, typ.Name, relation, t.Object.String())
-						if err != nil {
-							return err
-						}
-						if !yield(row) {
-							return nil
-						}
+					more, err := m.tell(ctx, teller, m.asking.ListObjects(ctx, q, ""), yield, func(id string) (tuple.Tuple, []string) {
+						o := tuple.Object{Type: typ.Name, ID: id}
+						return tuple.Tuple{Object: o, Relation: relation, Subject: s}, []string{typ.Name, relation, o.String()}
+					})
+					if err != nil || !more {
+						return err
 					}
 				}
 			}
@@ -76,7 +70,7 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 	}
 	return Report{
 		Title:   "access to an object",
-		Columns: slices.Concat([]string{"relation", "subject", "access", "path"}, causeColumns),
+		Columns: append(slices.Concat([]string{"relation", "subject", "access"}, causeColumns), "path"),
 		Rows: tellingRows(m, func(teller *Moment, yield func(Row) bool) error {
 			typ, _ := m.model.Type(o.Type)
 			for i := range typ.Relations {
@@ -90,18 +84,12 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 						return err
 					}
 					q := query.SubjectsQuestion{Kind: kind, Relation: relation, Object: o}
-					for item, err := range m.items(m.asking.ListSubjects(ctx, q, "")) {
-						if err != nil {
-							return err
-						}
-						t := tuple.Tuple{Object: o, Relation: relation, Subject: tuple.Subject{Type: kind.Type, ID: item.ID}}
-						row, err := teller.accessRow(ctx, t, item, relation, t.Subject.String())
-						if err != nil {
-							return err
-						}
-						if !yield(row) {
-							return nil
-						}
+					more, err := m.tell(ctx, teller, m.asking.ListSubjects(ctx, q, ""), yield, func(id string) (tuple.Tuple, []string) {
+						s := tuple.Subject{Type: kind.Type, ID: id}
+						return tuple.Tuple{Object: o, Relation: relation, Subject: s}, []string{relation, s.String()}
+					})
+					if err != nil || !more {
+						return err
 					}
 				}
 			}
@@ -115,6 +103,22 @@ func tellingRows(m *Moment, f func(teller *Moment, yield func(Row) bool) error) 
 	return rows(func(yield func(Row) bool) error {
 		return m.beside(func(teller *Moment) error { return f(teller, yield) })
 	})
+}
+
+// tell yields a row for each item of a list of m's, and reports whether more are wanted.
+// Of returns what the item says, and its first cells.
+func (m *Moment) tell(ctx context.Context, teller *Moment, list iter.Seq2[model.Item, error], yield func(Row) bool, of func(id string) (tuple.Tuple, []string)) (more bool, err error) {
+	for item, err := range m.items(list) {
+		if err != nil {
+			return false, err
+		}
+		t, cells := of(item.ID)
+		row, err := teller.accessRow(ctx, t, item, cells...)
+		if err != nil || !yield(row) {
+			return false, err
+		}
+	}
+	return true, nil
 }
 
 // accessRow returns the row of an item of a list: the cells given, what is said of it, the
@@ -137,5 +141,5 @@ func (m *Moment) accessRow(ctx context.Context, t tuple.Tuple, item *model.Item,
 		return Row{}, fmt.Errorf("%s: %w", t, err)
 	}
 	told, err := m.causeCells(c)
-	return Row{Cells: slices.Concat(cells, []string{access, path}, told), Undecided: item.Err != nil}, err
+	return Row{Cells: append(slices.Concat(cells, []string{access}, told), path), Undecided: item.Err != nil}, err
 }

@@ -301,35 +301,6 @@ func contextText(stored []byte) (string, error) {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // it is for people
-	err = e.Encode(contextValue(v))
+	err = e.Encode(plain(v))
 	return strings.TrimSuffix(b.String(), "\n"), err
-}
-
-// contextValue returns a value as package json takes it.
-func contextValue(v model.Value) any {
-	switch v.Kind {
-	case model.BoolValue:
-		return v.Bool
-	case model.IntValue:
-		return v.Int
-	case model.UintValue:
-		return v.Uint
-	case model.DoubleValue:
-		return v.Double
-	case model.StringValue:
-		return v.String
-	case model.ListValue:
-		list := make([]any, len(v.List))
-		for i, e := range v.List {
-			list[i] = contextValue(e)
-		}
-		return list
-	case model.MapValue:
-		fields := make(map[string]any, len(v.Map))
-		for _, f := range v.Map {
-			fields[f.Name] = contextValue(f.Value)
-		}
-		return fields
-	}
-	return nil
 }
