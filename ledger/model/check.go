@@ -319,24 +319,16 @@ func (s *search) answerTo(p *plan, o tuple.Object) (bool, error) {
 	return allowed, err
 }
 
-// known returns the index of a part, and whether there is one.
-func (s *search) known(key partKey) (int32, bool) {
+// lookup returns the index of a part, and whether it was there before.
+func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
+	key := partKey{p, o}
 	if len(s.parts) <= fewParts {
 		for i := range s.parts {
 			if s.parts[i].partKey == key {
 				return int32(i), true
 			}
 		}
-		return 0, false
-	}
-	i, ok := s.find[key]
-	return i, ok
-}
-
-// lookup returns the index of a part, and whether it was there before.
-func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
-	key := partKey{p, o}
-	if i, ok := s.known(key); ok {
+	} else if i, ok := s.find[key]; ok {
 		return i, true
 	}
 	i := int32(len(s.parts))
@@ -359,9 +351,6 @@ func (s *search) lookup(p *plan, o tuple.Object) (int32, bool) {
 // ask answers whether the subject holds p on o: true, false, or an error.
 func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
 	if r := s.subject.Relation; r != "" && r == p.name && s.subject.ID == o.ID && s.subject.Type == o.Type {
-		if s.record != nil {
-			s.record.asked = &Explanation{Object: o, Relation: p.name, Op: p.relation.Rule.Op, Verdict: Holds, Itself: true}
-		}
 		return true, nil
 	}
 	if p.leaf {
@@ -370,16 +359,6 @@ func (s *search) ask(p *plan, o tuple.Object) (bool, error) {
 		}
 		return s.grants(p, o)
 	}
-	if s.record != nil {
-		allowed, err := s.part(p, o)
-		s.record.refer(p, o, err != nil && s.cyclic)
-		return allowed, err
-	}
-	return s.part(p, o)
-}
-
-// part answers whether the subject holds p on o, which is a part.
-func (s *search) part(p *plan, o tuple.Object) (bool, error) {
 	id, known := s.lookup(p, o)
 	if !known {
 		return s.answer(id)
@@ -485,23 +464,16 @@ func (s *search) settle(begun int, denied, erred state) {
 
 // eval answers whether the subject holds p on o by the rule n.
 func (s *search) eval(p *plan, o tuple.Object, n *node) (bool, error) {
-	if s.record == nil {
-		return s.rule(p, o, n)
+	if s.record != nil && s.record.begin(n) {
+		return s.recordRule(p, o, n)
 	}
-	x, above := s.record.begin(p, o, n)
-	allowed, err := s.rule(p, o, n)
-	s.record.end(x, above, n, allowed, err)
-	return allowed, err
-}
-
-func (s *search) rule(p *plan, o tuple.Object, n *node) (bool, error) {
 	switch n.kind {
 	case nodeGrants:
 		return s.grants(p, o)
 	case nodeLeaf, nodeComputed:
 		allowed, err := s.ask(n.plan, o)
 		if s.record != nil {
-			s.record.branch()
+			s.record.open.Branches = append(s.record.open.Branches, s.asked(n.plan, o, err))
 		}
 		return allowed, err
 	case nodeUsersets:
@@ -652,7 +624,7 @@ func (s *search) follow(o tuple.Object, set *plan, n *node) (bool, error) {
 				return false, s.fatal
 			}
 			if s.record != nil {
-				s.leads(h, o, set, failed == nil && (allowed || err != nil) || allowed && h.err == nil)
+				s.leads(h, o, set, t.plan, err, failed == nil && (allowed || err != nil) || allowed && h.err == nil)
 			}
 			if allowed && h.err == nil {
 				s.drop(base)
@@ -709,11 +681,7 @@ func (s *search) drop(base int) {
 func (s *search) hop(p *plan, o tuple.Object) (bool, error) {
 	if s.depth == s.budget.Depth {
 		s.uses(never, true)
-		err := s.tooDeep()
-		if s.record != nil {
-			s.record.asked = leading(p, o, true, err)
-		}
-		return false, err
+		return false, s.tooDeep()
 	}
 	s.depth++
 	s.spent.Depth = max(s.spent.Depth, s.depth)

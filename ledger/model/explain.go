@@ -134,10 +134,7 @@ func (m *Model) Explain(sc Scope, telling Budget, q Question) (*Explanation, Spe
 		return nil, s.spent, err
 	}
 	spent := s.spent
-	root := s.record.asked
-	if !p.leaf && !root.Itself {
-		root = reference(p, q.Object)
-	}
+	root := s.asked(p, q.Object, nil)
 	s.record.telling = true
 	s.budget = telling.Or(ListBudget)
 	s.schedule()
@@ -167,7 +164,8 @@ func verdictOf(allowed bool, err error) Verdict {
 // hold too, so that no proof leads back to itself.
 type recorder struct {
 	open    *Explanation // the rule that is evaluated, nil between parts
-	asked   *Explanation // what was asked last
+	begun   *node        // the rule whose record has just begun, nil once it is evaluated
+	made    *Explanation // the record made last: of a part, or of a leaf
 	hit     int          // the grant by which the rule that is evaluated holds
 	all     bool         // grants without number are recorded
 	telling bool         // what is recorded counts against the budget, which is that of telling
@@ -207,12 +205,22 @@ func (n *node) op() Op {
 	return Union
 }
 
-// begin records that a rule is evaluated from now on, and returns it and the one around it.
-func (r *recorder) begin(p *plan, o tuple.Object, n *node) (x, above *Explanation) {
-	x, above = &Explanation{Object: o, Relation: p.name, Op: n.op(), Rule: n.text, at: n.at}, r.open
+// begin reports whether the record of a rule that is to be evaluated has still to begin.
+func (r *recorder) begin(n *node) bool {
+	begun := r.begun == n
+	r.begun = nil
+	return !begun
+}
+
+// recordRule evaluates a rule and records what comes out.
+func (s *search) recordRule(p *plan, o tuple.Object, n *node) (bool, error) {
+	r := s.record
+	x, above := &Explanation{Object: o, Relation: p.name, Op: n.op(), Rule: n.text, at: n.at}, r.open
 	r.held += explanationBytes
-	r.open, r.hit = x, untold
-	return x, above
+	r.open, r.hit, r.begun = x, untold, n
+	allowed, err := s.eval(p, o, n)
+	r.end(x, above, n, allowed, err)
+	return allowed, err
 }
 
 // end records what came out of a rule.
@@ -233,7 +241,7 @@ func (r *recorder) end(x, above *Explanation, n *node, allowed bool, err error) 
 	}
 	x.cyclic = x.cyclic && err != nil
 	x.join(n.kind, n.this)
-	r.open, r.asked, r.hit = above, x, untold
+	r.open, r.made, r.hit = above, x, untold
 	if above != nil {
 		above.Branches = append(above.Branches, x)
 	}
@@ -267,20 +275,28 @@ func (x *Explanation) join(kind nodeKind, this bool) {
 	}
 }
 
-// branch records that the rule that is evaluated is what was asked last.
-func (r *recorder) branch() { r.open.Branches = append(r.open.Branches, r.asked) }
-
-// refer records that p was asked on o, which is recorded there.
-func (r *recorder) refer(p *plan, o tuple.Object, cyclic bool) {
-	r.held += explanationBytes
-	r.asked = reference(p, o)
-	r.asked.cyclic = cyclic
+// asked returns what stands for p on o, which was just asked and came out with err.
+func (s *search) asked(p *plan, o tuple.Object, err error) *Explanation {
+	s.record.held += explanationBytes
+	switch {
+	case s.subject.Relation == p.name && s.subject.Object() == o && s.subject.Relation != "":
+		return &Explanation{Object: o, Relation: p.name, Op: p.relation.Rule.Op, Verdict: Holds, Itself: true}
+	case p.leaf:
+		return s.record.made
+	}
+	x := reference(p, o)
+	x.cyclic = err != nil && s.cyclic
+	return x
 }
 
-// leads records that what was asked last is what a hop from o leads to. A hop without a
+// leads records that a hop from o leads to p, which came out with err. A hop without a
 // place gets one if it matters: if it decides the answer.
-func (s *search) leads(h hop, o tuple.Object, set *plan, matters bool) {
+func (s *search) leads(h hop, o tuple.Object, set, p *plan, err error, matters bool) {
 	r := s.record
+	to := leading(p, h.subject.Object(), s.depth == s.budget.Depth, err)
+	if to.ref {
+		to = s.asked(p, h.subject.Object(), err)
+	}
 	if h.told < 0 && matters {
 		t := tuple.Tuple{Object: o, Relation: set.name, Subject: h.subject}
 		g, _, err := s.reader.Grant(t) // as the run had it
@@ -296,7 +312,7 @@ func (s *search) leads(h hop, o tuple.Object, set *plan, matters bool) {
 		h.told = len(r.open.Grants) - 1
 	}
 	if h.told >= 0 {
-		r.open.Grants[h.told].Leads = r.asked
+		r.open.Grants[h.told].Leads = to
 	}
 	r.hit = h.told
 }
@@ -309,7 +325,7 @@ func (s *search) leaf(p *plan, o tuple.Object) (bool, error) {
 	} else {
 		told.plan = p
 	}
-	s.record.asked = told
+	s.record.made = told
 	return allowed, err
 }
 
@@ -324,7 +340,7 @@ func (s *search) recorded(p *plan, o tuple.Object) (*Explanation, bool, error) {
 	if over && !allowed {
 		return nil, allowed, err
 	}
-	return r.asked, allowed, err
+	return r.made, allowed, err
 }
 
 // look records a grant, and returns its place.
@@ -451,7 +467,7 @@ func (t *teller) resolve(x *Explanation) {
 // the search, where that is for certain, or else that of a grounding.
 func (t *teller) recordOf(key partKey) (Verdict, func() *Explanation) {
 	depth := 0
-	if i, ok := t.known(key); ok {
+	if i, ok := t.lookup(key.plan, key.object); ok {
 		e := &t.parts[i]
 		if e.state == stateFinal && e.err == nil {
 			if e.told == nil {
