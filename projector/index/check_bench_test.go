@@ -239,3 +239,56 @@ func BenchmarkCheck(b *testing.B) {
 	b.ReportMetric(float64(took[2])/float64(took[1]), "direct-deny/allow")
 	b.ReportMetric(float64(took[5])/float64(took[4]), "one-hop-deny/allow")
 }
+
+// BenchmarkExplain explains answers of the store of BenchmarkCheck with the commands behind
+// them, and asks since when they are what they are.
+func BenchmarkExplain(b *testing.B) {
+	s := newCheckStore(b)
+	ctx := context.Background()
+	r := rand.New(rand.NewPCG(2, 2))
+	v, err := s.x.View(s.id, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer v.Close()
+	a, err := query.NewEngine(query.Budgets{}).Ask(v, ledger.ID{}, time.Now().UnixNano())
+	if err != nil {
+		b.Fatal(err)
+	}
+	hop := func() tuple.Tuple {
+		i := r.IntN(s.documents)
+		t := s.viewers(i)
+		t.Subject = s.member(i%s.groups, r.IntN(membersPerGroup)).Subject
+		return t
+	}
+	for _, kind := range []struct {
+		name string
+		ask  func() tuple.Tuple
+	}{
+		{"direct", func() tuple.Tuple { return s.owner(r.IntN(s.documents)) }},
+		{"one-hop", hop},
+		{"one-hop-deny", func() tuple.Tuple {
+			t := hop()
+			t.Subject.ID = fmt.Sprintf("stranger-%d", r.IntN(1_000_000))
+			return t
+		}},
+	} {
+		for _, what := range []struct {
+			name string
+			ask  func(query.Question) error
+		}{
+			{"check", func(q query.Question) error { _, err := a.Check(ctx, q); return err }},
+			{"explain", func(q query.Question) error { _, err := a.Explain(ctx, q); return err }},
+			{"turn", func(q query.Question) error { _, err := a.Turn(ctx, q); return err }},
+		} {
+			b.Run(kind.name+"/"+what.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := what.ask(query.Question{Tuple: kind.ask()}); err != nil {
+						b.Fatal(err)
+					}
+				}
+			})
+		}
+	}
+}

@@ -2,7 +2,6 @@ package serve
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"connectrpc.com/connect"
@@ -174,17 +173,7 @@ func historyMessage(v *index.View, item *query.HistoryItem, before []*pb.History
 		m.Command = before[n-1].Command
 		return m, nil
 	}
-	e, err := v.Entry(item.Revision)
-	if err != nil {
-		return nil, err
-	}
-	c, rejection := e.Command()
-	if rejection != nil {
-		return nil, fmt.Errorf("%w: revision %d made a version of a tuple, and has no command: %s", index.ErrDamaged, item.Revision, rejection.Message)
-	}
-	m.Command = &pb.Provenance{
-		Revision: uint64(e.Revision), Time: timeMessage(e.Time), Actor: e.Origin.Actor, Method: pb.Entry_Method(e.Origin.Method),
-		Reason: c.Reason, Ticket: c.Ticket, Channel: c.Channel, Command: c.ID.String(),
-	}
-	return m, nil
+	p, err := query.ProvenanceOf(v, item.Revision)
+	m.Command = provenanceMessage(&p)
+	return m, err
 }
