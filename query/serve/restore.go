@@ -41,6 +41,10 @@ func (e *stateError) Error() string { return e.text }
 func (s *Server) RestoreStore(ctx context.Context, stream *connect.ClientStream[pb.RestoreStoreRequest]) (*pb.RestoreStoreResponse, error) {
 	answer, err := s.restoreStore(ctx, stream)
 	if err != nil {
+		// Over HTTP/1 a caller that still sends does not see an answer: the connection is
+		// reset under it. So the rest is taken, and thrown away.
+		for s.serving.Err() == nil && stream.Receive() {
+		}
 		return nil, s.rpcError(ctx, err)
 	}
 	return answer, nil

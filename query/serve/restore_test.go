@@ -281,6 +281,12 @@ func TestRestoreStoreRefuses(t *testing.T) {
 			wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, tt.field, tt.part)
 		})
 	}
+	// A bundle that is refused from its first bytes on is so too if it is long.
+	long := append(bytes.Clone(ranged), make([]byte, 8<<20)...)
+	for range 5 {
+		_, err := to.restore(context10(t), long, 1<<18, ask(nil))
+		wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "chunk", "begins at revision 2")
+	}
 	late := newNode(t, func(c *Config) { c.Now = func() time.Time { return time.Now().Add(-time.Hour) } })
 	_, err := late.restore(context10(t), bundle, 4096, ask(nil))
 	wantRejection(t, err, connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "", "ahead of this server's clock")
