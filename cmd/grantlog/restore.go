@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -119,7 +120,8 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	r, err := stream.CloseAndReceive()
 	p.end()
 	if err != nil {
-		if code := connect.CodeOf(err); !connect.IsWireError(err) || code == connect.CodeUnavailable {
+		var dial *net.OpError
+		if !connect.IsWireError(err) && !(errors.As(err, &dial) && dial.Op == "dial") {
 			return fmt.Errorf("%w; what was restored until then stays: run it again, and it goes on", c.plain(err))
 		}
 		return c.plain(err)

@@ -262,6 +262,9 @@ func (r *restore) run(ctx context.Context) (*pb.RestoreStoreResponse, error) {
 		}
 	}
 	if err := r.cfg.Projector.Restore(ctx, store, r.after(has.Revision), func(ledger.Revision) {}); err != nil {
+		if errors.Is(err, ledger.ErrUnavailable) || errors.Is(err, ledger.ErrRefused) {
+			err = fmt.Errorf("%w; what was restored until then stays: restore again, and it goes on", err)
+		}
 		return nil, err
 	}
 	root, err := r.compare()
