@@ -289,7 +289,7 @@ func (a *app) verified(v *VerifyReport) error {
 	for _, list := range []struct {
 		title string
 		items []string
-	}{{"verified was", v.Checks}, {"NOT verified was", v.Unchecked}} {
+	}{{"these were verified", v.Checks}, {"these were NOT verified", v.Unchecked}} {
 		if len(list.items) == 0 {
 			continue
 		}

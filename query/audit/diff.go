@@ -125,11 +125,11 @@ func grantText(g *model.Grant) (string, error) {
 	return Cell(text), nil
 }
 
-// tupleCause returns what made a tuple count at b, or not count, of one for which that
-// was otherwise at a. After is what it is granted with at b, nil if it is not.
-func (b *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cause, error) {
+// tupleCause returns what made a tuple count at m, or not count, of one for which that
+// was otherwise at a. After is what it is granted with at m, nil if it is not.
+func (m *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cause, error) {
 	if after == nil {
-		n, ok, err := b.view.Newest(t)
+		n, ok, err := m.view.Newest(t)
 		if err != nil || !ok {
 			return cause{}, err
 		}
@@ -143,13 +143,13 @@ func (b *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cau
 	case query.Expired:
 		return expiry, nil
 	}
-	byModel, since, err := b.modelCause(a, t, after)
+	byModel, since, err := m.modelCause(a, t, after)
 	if err != nil {
 		return cause{}, err
 	}
 	if after.State == query.NotAllowed { // the first of what ended it
 		switch {
-		case after.Grant.ExpiresAt != 0 && b.time >= after.Grant.ExpiresAt && (byModel.revision == 0 || after.Grant.ExpiresAt < since):
+		case after.Grant.ExpiresAt != 0 && m.time >= after.Grant.ExpiresAt && (byModel.revision == 0 || after.Grant.ExpiresAt < since):
 			return expiry, nil
 		case byModel.revision == 0:
 			return command, nil // under a model that was not the newest
@@ -157,7 +157,7 @@ func (b *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cau
 		return byModel, nil
 	}
 	// The last of what made it count.
-	granted, err := b.provenance(after.Revision)
+	granted, err := m.provenance(after.Revision)
 	if err != nil {
 		return cause{}, err
 	}
@@ -173,21 +173,21 @@ func (b *Moment) tupleCause(a *Moment, t tuple.Tuple, after *query.Granted) (cau
 	return command, nil
 }
 
-// modelCause returns the model since which a grant is allowed as it is at b, or not
+// modelCause returns the model since which a grant is allowed as it is at m, or not
 // allowed, and the log time of that model, if it was written after a; zero if it was not.
-func (b *Moment) modelCause(a *Moment, t tuple.Tuple, g *query.Granted) (cause, int64, error) {
-	models := b.view.Models()
+func (m *Moment) modelCause(a *Moment, t tuple.Tuple, g *query.Granted) (cause, int64, error) {
+	models := m.view.Models()
 	allowed := g.State != query.NotAllowed
 	for i := len(models) - 1; i >= 0 && models[i].Revision > a.view.Revision(); i-- {
 		var older *model.Model
 		if i > 0 {
 			var err error
-			if older, err = b.view.Model(models[i-1].ID); err != nil {
+			if older, err = m.view.Model(models[i-1].ID); err != nil {
 				return cause{}, 0, err
 			}
 		}
 		if older == nil || (older.Allows(t, g.Grant.Condition) == nil) != allowed {
-			written, err := b.provenance(models[i].Revision)
+			written, err := m.provenance(models[i].Revision)
 			return cause{kind: causeModel, revision: models[i].Revision}, written.Time, err
 		}
 	}
