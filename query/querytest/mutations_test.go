@@ -51,7 +51,7 @@ type oracleTests struct{ run, dir, size string }
 // mutated are the tests that must notice a mutation, by the first word of its name.
 var mutated = map[string]oracleTests{
 	"":        {"^TestOracle(Lists)?$", ".", "-worlds=300"},
-	"explain": {"^TestOracleExplain$", ".", "-worlds=300"},
+	"explain": {"^TestOracleExplain$", ".", "-worlds=160"},
 	"turn":    {"^TestOracleTurns$", "..", "-histories=8"},
 }
 
