@@ -241,7 +241,7 @@ func TestOracleTurns(t *testing.T) {
 	}
 	t.Logf("causes: %v", causes)
 	for cause, least := range map[query.Cause]int{query.ByCommand: 30, query.ByExpiry: 2, query.ByStart: 1, query.Never: 100} {
-		if n := causes[cause]; n < least*int(*histories) {
+		if n := causes[cause]; *histories >= 8 && n < least*int(*histories) { // of a few, chance decides
 			t.Errorf("only %d turns of %d histories have the cause %d; want %d or more", n, *histories, cause, least*int(*histories))
 		}
 	}
