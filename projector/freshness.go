@@ -92,24 +92,7 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 		if f.Time > p.cfg.Now().UnixNano() {
 			return nil, fmt.Errorf("%s is %w", time.Unix(0, f.Time).UTC().Format(time.RFC3339Nano), ErrFuture)
 		}
-		// What is folded here decides a time only once something later is folded.
-		if h, ok := p.index.Head(store); !ok || f.Time >= h.Time {
-			if err := p.latest(ctx); err != nil {
-				return nil, err
-			}
-		}
-		v, err := p.index.View(store, 0)
-		if err != nil {
-			return nil, err
-		}
-		rev, err = v.RevisionAt(f.Time)
-		v.Close()
-		if err != nil {
-			return nil, err
-		}
-		if rev == 0 {
-			return nil, fmt.Errorf("%s is %w", time.Unix(0, f.Time).UTC().Format(time.RFC3339Nano), ErrBefore)
-		}
+		return p.viewAt(ctx, store, f.Time)
 	case AtToken:
 		if rev = f.Token.Revision; rev == 0 {
 			return nil, fmt.Errorf("the token names revision 0 of store %s, %w", store, ErrBefore)
@@ -122,17 +105,45 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 	if err != nil {
 		return nil, err
 	}
-	switch v.Status() {
-	case decide.Restoring:
-		err = fmt.Errorf("store %s is being restored, and answers nothing yet: %w", store, ledger.ErrNotFound)
-	case decide.GivenUp:
-		err = fmt.Errorf("store %s was deleted before it was restored: %w", store, ledger.ErrNotFound)
+	return answering(v)
+}
+
+// viewAt is View of AtTime, for a time that is not in the future.
+func (p *Projector) viewAt(ctx context.Context, store ledger.ID, at int64) (*index.View, error) {
+	v, err := p.index.ViewAt(store, at)
+	// What is folded here decides a time only once something later is folded.
+	if errors.Is(err, ledger.ErrNotFound) || err == nil && at >= v.Head().Time {
+		if err == nil {
+			v.Close()
+		}
+		if err := p.latest(ctx); err != nil {
+			return nil, err
+		}
+		v, err = p.index.ViewAt(store, at)
 	}
 	if err != nil {
-		v.Close()
 		return nil, err
 	}
-	return v, nil
+	if v.Revision() == 0 {
+		v.Close()
+		return nil, fmt.Errorf("%s is %w", time.Unix(0, at).UTC().Format(time.RFC3339Nano), ErrBefore)
+	}
+	return answering(v)
+}
+
+// answering returns v, or closes it and says why its store answers nothing.
+func answering(v *index.View) (*index.View, error) {
+	var err error
+	switch v.Status() {
+	case decide.Restoring:
+		err = fmt.Errorf("store %s is being restored, and answers nothing yet: %w", v.Store(), ledger.ErrNotFound)
+	case decide.GivenUp:
+		err = fmt.Errorf("store %s was deleted before it was restored: %w", v.Store(), ledger.ErrNotFound)
+	default:
+		return v, nil
+	}
+	v.Close()
+	return nil, err
 }
 
 // Await returns once the store's revision is folded here. It fails with an

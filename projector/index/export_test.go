@@ -84,3 +84,12 @@ func (v *View) Steps() int {
 	}
 	return n
 }
+
+// Seeks returns how often the view's iterators have been sought.
+func (v *View) Seeks() int {
+	if v.r.point == nil {
+		return 0
+	}
+	s := v.r.point.Stats()
+	return s.ForwardSeekCount[pebble.InterfaceCall]
+}

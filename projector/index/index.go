@@ -165,7 +165,7 @@ type Index struct {
 	recent recent // the writer's
 
 	parsed parsedModels
-	past   [1 << 12]atomic.Pointer[moment] // revisions asked for lately, by moment.place
+	times  times
 }
 
 // maxIdle is how many readers are kept for the next views.

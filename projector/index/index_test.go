@@ -785,29 +785,6 @@ func TestEntries(t *testing.T) {
 	}
 }
 
-func TestRevisionAt(t *testing.T) {
-	w := newWorld(t, 11, 200)
-	x := open(t, vfs.NewMem())
-	w.fold(t, x, len(w.inputs), every(30))
-	m := w.memory(t, len(w.inputs))
-	v, err := x.View(ledger.System, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer v.Close()
-	entries := m.Entries(ledger.System)
-	first, last := entries[0].Time, entries[len(entries)-1].Time
-	for at := first - 2e9; at < last+2e9; at += 5e8 {
-		want := 0
-		for want < len(entries) && entries[want].Time <= at {
-			want++
-		}
-		if got, err := v.RevisionAt(at); err != nil || int(got) != want {
-			t.Fatalf("RevisionAt(%d) = %d, %v, want %d", at, got, err, want)
-		}
-	}
-}
-
 // Command ids are found in the index, in the batch, and only under their store and actor.
 func TestCommand(t *testing.T) {
 	w := newWorld(t, 12, 100)

@@ -13,6 +13,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/decide"
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
+	"github.com/grantlog/grantlog/projector/index"
 	"github.com/grantlog/grantlog/query"
 )
 
@@ -48,12 +49,13 @@ type pastStore struct {
 	owners []tuple.Tuple // of the documents, those of the first moment in front
 	hops   []tuple.Tuple // with a member of the group that views the document
 	early  int           // documents of the first moment
+	times  *rand.Rand
 	time   int64
 	at     map[string]ledger.Revision // the moments
 }
 
 func newPastStore(b *testing.B) *pastStore {
-	s := &pastStore{benchLog: newBenchLog(b), at: make(map[string]ledger.Revision)}
+	s := &pastStore{benchLog: newBenchLog(b), at: make(map[string]ledger.Revision), times: rand.New(rand.NewPCG(5, 5))}
 	s.id = s.createStore(pastModel)
 	add := func(otype, object, relation, subject, stype, srel string) tuple.Tuple {
 		t := tuple.Tuple{Object: tuple.Object{Type: otype, ID: object}, Relation: relation,
@@ -142,7 +144,7 @@ func (s *pastStore) write(n int, version func(int) (int, *model.Grant)) {
 	for from := 0; from < n; {
 		batch := s.x.NewBatch()
 		for e := 0; e < entries && from < n; e++ {
-			s.time++
+			s.time += s.times.Int64N(1e9)
 			rec := decide.Record{Store: s.id, Time: s.time, Outcome: ledger.Outcome{Kind: ledger.Applied}}
 			for to := min(n, from+each); from < to; from++ {
 				i, g := version(from)
@@ -174,6 +176,8 @@ func (s *pastStore) write(n int, version func(int) (int, *model.Grant)) {
 // tuples, ten million versions, take a few minutes and 2 GB of memory:
 //
 //	go test ./projector/index -run '^$' -bench Past -past-tuples 1000000 -benchtime 100x
+//
+// By-time asks for moments by their revisions and times.
 func BenchmarkPast(b *testing.B) {
 	s := newPastStore(b)
 	engine := query.NewEngine(query.Budgets{})
@@ -273,6 +277,7 @@ func BenchmarkPast(b *testing.B) {
 			{fmt.Sprint("tuples-of-subject/", n), each, granted(n, query.Filter{Kind: &model.Kind{Type: "user"}, Subject: user.ID})},
 		}...)
 	}
+	b.Run("by-time", func(b *testing.B) { s.byTime(b, engine) })
 	moments := []string{"live", "90%", "50%", "10%", "first"}
 	for _, kind := range kinds {
 		b.Run(kind.name, func(b *testing.B) {
@@ -314,5 +319,95 @@ func BenchmarkPast(b *testing.B) {
 				b.ReportMetric(median(m+1)/median(0), at+"/live")
 			}
 		})
+	}
+}
+
+// byTime asks one kind of question live, at revisions, at 64 times again and again, and at
+// times that were not asked for before, in turn.
+func (s *pastStore) byTime(b *testing.B, engine *query.Engine) {
+	r := rand.New(rand.NewPCG(6, 6))
+	first, err := s.x.View(s.id, s.at["first"])
+	if err != nil {
+		b.Fatal(err)
+	}
+	since, err := first.Time()
+	first.Close()
+	if err != nil {
+		b.Fatal(err)
+	}
+	always := make(map[tuple.Tuple]bool) // granted at every moment since the first
+	for i := 0; i < len(s.tuples); i += 2 {
+		always[s.tuples[i]] = true
+	}
+	var owners []tuple.Tuple
+	for _, t := range s.owners[:s.early] {
+		if always[t] {
+			owners = append(owners, t)
+		}
+	}
+	random := func() int64 { return since + r.Int64N(s.time-since) }
+	var repeated []int64
+	for range 64 {
+		repeated = append(repeated, random())
+	}
+	ways := []struct {
+		name string
+		view func() (*index.View, error)
+	}{
+		{"live", func() (*index.View, error) { return s.x.View(s.id, 0) }},
+		{"revision", func() (*index.View, error) {
+			return s.x.View(s.id, s.at["first"]+ledger.Revision(r.Int64N(int64(s.revision()-s.at["first"]))))
+		}},
+		{"repeated", func() (*index.View, error) { return s.x.ViewAt(s.id, repeated[r.IntN(len(repeated))]) }},
+		{"random", func() (*index.View, error) { return s.x.ViewAt(s.id, random()) }},
+	}
+	const each = 100
+	samples := make([][]time.Duration, len(ways))
+	sample := func(w int) {
+		var asked [each]tuple.Tuple
+		for i := range asked {
+			asked[i] = owners[r.IntN(len(owners))]
+		}
+		began := time.Now()
+		for _, t := range asked {
+			v, err := ways[w].view()
+			if err != nil {
+				b.Fatal(err)
+			}
+			now, err := v.Time()
+			if err != nil {
+				b.Fatal(err)
+			}
+			a, err := engine.Ask(v, ledger.ID{}, now)
+			if err != nil {
+				b.Fatal(err)
+			}
+			got, err := a.Check(b.Context(), query.Question{Tuple: t})
+			if err != nil || !got.Allowed {
+				b.Fatalf("Check(%s) at %d = %v, %v, want allowed", t, v.Revision(), got.Allowed, err)
+			}
+			if _, err := v.Token(); err != nil { // as every answer over the wire has
+				b.Fatal(err)
+			}
+			v.Close()
+		}
+		samples[w] = append(samples[w], time.Since(began))
+	}
+	for round := 0; b.Loop(); round++ {
+		for w := range ways {
+			sample((w + round) % len(ways))
+		}
+	}
+	b.ReportMetric(0, "ns/op")
+	live := 0.0
+	for w := range ways {
+		slices.Sort(samples[w])
+		median := float64(samples[w][len(samples[w])/2]) / each
+		if w == 0 {
+			live = median
+			b.ReportMetric(live, "live-ns")
+		} else {
+			b.ReportMetric(median/live, ways[w].name+"/live")
+		}
 	}
 }

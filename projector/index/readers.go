@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"iter"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/grantlog/grantlog/ledger"
@@ -97,17 +98,24 @@ func (r *readers) close() error {
 // find returns the value of the first row at or after key that has key's prefix, or
 // nil. It is valid until the next find.
 func (r *readers) find(key []byte) ([]byte, error) {
-	if r.point == nil {
-		var err error
-		if r.point, err = r.db.NewIter(r.options); err != nil {
-			return nil, readError(err)
-		}
+	if err := r.open(); err != nil {
+		return nil, err
 	}
 	if !r.point.SeekPrefixGE(key) {
 		return nil, readError(r.point.Error())
 	}
 	value, err := r.point.ValueAndErr()
 	return value, readError(err)
+}
+
+// open makes the iterator of find, unless it is there.
+func (r *readers) open() error {
+	if r.point != nil {
+		return nil
+	}
+	var err error
+	r.point, err = r.db.NewIter(r.options)
+	return readError(err)
 }
 
 // version reads the newest version of t up to rev, of revision 0 if there is none. It is
@@ -177,6 +185,48 @@ func (r *readers) hashes(store ledger.ID, rev ledger.Revision) (hashRow, error) 
 	}
 	if row := hashRow(value); row.valid() {
 		return row, nil
+	}
+	return nil, damaged("store %s lacks the hashes of revision %d", store, rev)
+}
+
+// hashRun yields the tree hashes of n revisions from rev on, all of which the store must
+// have, each as hashes does. A failure is yielded once, as the last element. The loop must
+// not call find.
+func (r *readers) hashRun(store ledger.ID, rev, n ledger.Revision) iter.Seq2[hashRow, error] {
+	return func(yield func(hashRow, error) bool) {
+		if err := r.open(); err != nil {
+			yield(nil, err)
+			return
+		}
+		r.key = appendByRevision(r.key[:0], familyHashes, store, rev)
+		ok := r.point.SeekGE(r.key)
+		for end := rev + n; ; ok = r.point.Next() {
+			row, err := r.hashesHere(ok, store, rev)
+			if !yield(row, err) || err != nil {
+				return
+			}
+			if rev++; rev == end {
+				return
+			}
+			r.key = appendByRevision(r.key[:0], familyHashes, store, rev)
+		}
+	}
+}
+
+// hashesHere returns the row on which the iterator stands, which must be that of r.key.
+func (r *readers) hashesHere(ok bool, store ledger.ID, rev ledger.Revision) (hashRow, error) {
+	var value []byte
+	if ok && bytes.Equal(r.point.Key(), r.key) {
+		var err error
+		if value, err = r.point.ValueAndErr(); err != nil {
+			return nil, readError(err)
+		}
+	}
+	if row := hashRow(value); row.valid() {
+		return row, nil
+	}
+	if err := r.point.Error(); err != nil {
+		return nil, readError(err)
 	}
 	return nil, damaged("store %s lacks the hashes of revision %d", store, rev)
 }

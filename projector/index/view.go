@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"sort"
 	"sync"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -39,23 +38,6 @@ type View struct {
 // stopEvery is how many rows a scan passes between two calls of View.Stop.
 const stopEvery = 512
 
-// A moment is what a past revision is asked for most: its log time and leaf hash.
-type moment struct {
-	store ledger.ID
-	rev   ledger.Revision
-	time  int64
-	leaf  ledger.Hash
-}
-
-// place is where a moment is kept in Index.past; another may take it at any time.
-func place(store ledger.ID, rev ledger.Revision) int {
-	h := uint64(rev)
-	for _, b := range store[8:] { // the random half of an id
-		h = h*31 + uint64(b)
-	}
-	return int(h * 0x9e3779b97f4a7c15 >> 52)
-}
-
 var (
 	_ model.Reader    = (*View)(nil)
 	_ tlog.HashReader = (*View)(nil)
@@ -84,6 +66,27 @@ func (x *Index) View(store ledger.ID, rev ledger.Revision) (*View, error) {
 		return nil, err
 	}
 	return &View{x: x, r: r, head: h, rev: rev, log: x.position.Log, epoch: x.position.Epoch}, nil
+}
+
+// ViewAt returns the store as of a time in nanoseconds since the Unix epoch: at the
+// revision that [View.RevisionAt] has for it, which is 0 before the first entry. If the
+// time is not before that of the view's Head, entries to come may still have been due by
+// then.
+func (x *Index) ViewAt(store ledger.ID, at int64) (*View, error) {
+	v, err := x.View(store, 0)
+	if err != nil || at >= v.head.Time || v.head.Revision == 0 {
+		return v, err
+	}
+	m, err := v.momentAt(at)
+	if err != nil {
+		v.Close()
+		return nil, err
+	}
+	v.rev, v.at = 0, m
+	if m != nil {
+		v.rev = m.rev
+	}
+	return v, nil
 }
 
 // At returns another view of the store, as of a revision from 1 to that of the head
@@ -152,50 +155,6 @@ func (v *View) Token() (ledger.Token, error) {
 		return ledger.Token{}, err
 	}
 	return ledger.Token{Log: v.log, Store: v.head.Store, Epoch: v.epoch, Revision: v.rev, Leaf: [8]byte(at.leaf[:])}, nil
-}
-
-func (v *View) moment(rev ledger.Revision) (moment, error) {
-	switch {
-	case rev > v.rev:
-		return moment{}, fmt.Errorf("revision %d of a view at %d: %w", rev, v.rev, ledger.ErrNotFound)
-	case rev == 0:
-		return moment{}, nil
-	case rev == v.head.Revision:
-		return moment{time: v.head.Time, leaf: v.head.Leaf}, nil
-	case v.at != nil && v.at.rev == rev:
-		return *v.at, nil
-	}
-	kept := &v.x.past[place(v.head.Store, rev)]
-	at := kept.Load()
-	if at == nil || at.rev != rev || at.store != v.head.Store {
-		row, err := v.r.hashes(v.head.Store, rev)
-		if err != nil {
-			return moment{}, err
-		}
-		at = &moment{v.head.Store, rev, row.time(), row.hash(0)}
-		kept.Store(at)
-	}
-	if rev == v.rev {
-		v.at = at
-	}
-	return *at, nil
-}
-
-// RevisionAt returns the newest revision up to the view's whose log time is not after
-// at, in nanoseconds since the Unix epoch; 0 if the store had no entry then. It reads
-// about log2 of the revisions. Later entries may still get a log time that is not
-// after at, if at is not before [View.Time].
-func (v *View) RevisionAt(at int64) (ledger.Revision, error) {
-	var failed error
-	n := sort.Search(int(v.rev), func(i int) bool {
-		if failed != nil {
-			return true
-		}
-		m, err := v.moment(ledger.Revision(i) + 1)
-		failed = err
-		return m.time > at
-	})
-	return ledger.Revision(n), failed
 }
 
 // Grant returns what t was granted with, or false if it was not live at the view's
