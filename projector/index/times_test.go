@@ -1,6 +1,7 @@
 package index
 
 import (
+	"flag"
 	"math"
 	"math/bits"
 	"math/rand/v2"
@@ -343,5 +344,51 @@ func TestKept(t *testing.T) {
 		if got := recall(moments, tt.store, ledger.Revision(tt.rev)); got != tt.want {
 			t.Errorf("recall of revision %d of store %s = %v, want %v", tt.rev, tt.store, got, tt.want)
 		}
+	}
+}
+
+var timedRevisions = flag.Int("timed-revisions", 1_000_000, "revisions of the store that BenchmarkRevisionAt asks")
+
+// BenchmarkRevisionAt asks for times that were not asked for before, of entries that came
+// at random times, and of entries that came in clusters.
+func BenchmarkRevisionAt(b *testing.B) {
+	n := *timedRevisions
+	for name, step := range map[string]func(r *rand.Rand, i int) int64{
+		"random":   func(r *rand.Rand, _ int) int64 { return int64(r.ExpFloat64() * 1e9) },
+		"clusters": func(r *rand.Rand, i int) int64 { return int64(r.ExpFloat64()*1e12) * int64((i%100)/99) },
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := rand.New(rand.NewPCG(15, 1))
+			times := make([]int64, n)
+			at := int64(1e18)
+			for i := range times {
+				at += step(r, i)
+				times[i] = at
+			}
+			x, err := Open(Options{Dir: "index", FS: vfs.NewMem(), Logger: quiet})
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer x.Close()
+			l := newTimeline(b, x, times)
+			if err := x.Settle(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			v := l.view(b, 0)
+			defer v.Close()
+			ask := func() {
+				if _, err := v.RevisionAt(times[0] + r.Int64N(at-times[0])); err != nil {
+					b.Fatal(err)
+				}
+			}
+			for range 20_000 { // as after some time of asking
+				ask()
+			}
+			before := v.Seeks()
+			for b.Loop() {
+				ask()
+			}
+			b.ReportMetric(float64(v.Seeks()-before)/float64(b.N), "seeks/op")
+		})
 	}
 }
