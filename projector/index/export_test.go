@@ -79,17 +79,18 @@ func (v *View) Steps() int {
 		}
 	}
 	count(v.r.point)
+	count(v.r.trees)
 	for _, s := range v.r.scans {
 		count(s.Iterator)
 	}
 	return n
 }
 
-// Seeks returns how often the view's iterators have been sought.
+// Seeks returns how often tree hashes, and with them log times, have been sought.
 func (v *View) Seeks() int {
-	if v.r.point == nil {
+	if v.r.trees == nil {
 		return 0
 	}
-	s := v.r.point.Stats()
+	s := v.r.trees.Stats()
 	return s.ForwardSeekCount[pebble.InterfaceCall]
 }

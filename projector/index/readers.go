@@ -28,8 +28,9 @@ type readers struct {
 	options *pebble.IterOptions
 	commits uint64 // the iterators show at least so many commits
 	point   *pebble.Iterator
-	scans   []*scan // one for each scan within a scan
-	depth   int     // how many of them are running
+	trees   *pebble.Iterator // of tree hashes: one iterator would leave the tables of tuples for those, and come back
+	scans   []*scan          // one for each scan within a scan
+	depth   int              // how many of them are running
 	key     []byte
 }
 
@@ -80,41 +81,48 @@ func (r *readers) sound() bool {
 			return false
 		}
 	}
-	return r.depth == 0 && (r.point == nil || r.point.Error() == nil)
+	return r.depth == 0 && (r.point == nil || r.point.Error() == nil) && (r.trees == nil || r.trees.Error() == nil)
 }
 
 func (r *readers) close() error {
 	var errs []error
-	if r.point != nil {
-		errs = append(errs, r.point.Close())
+	for _, it := range []*pebble.Iterator{r.point, r.trees} {
+		if it != nil {
+			errs = append(errs, it.Close())
+		}
 	}
 	for _, s := range r.scans {
 		errs = append(errs, s.Close())
 	}
-	r.point, r.scans = nil, nil
+	r.point, r.trees, r.scans = nil, nil, nil
 	return errors.Join(errs...)
 }
 
 // find returns the value of the first row at or after key that has key's prefix, or
 // nil. It is valid until the next find.
 func (r *readers) find(key []byte) ([]byte, error) {
-	if err := r.open(); err != nil {
+	return r.seek(&r.point, key)
+}
+
+// seek is find with one of the iterators, which it makes if it is not there.
+func (r *readers) seek(it **pebble.Iterator, key []byte) ([]byte, error) {
+	if err := r.open(it); err != nil {
 		return nil, err
 	}
-	if !r.point.SeekPrefixGE(key) {
-		return nil, readError(r.point.Error())
+	if !(*it).SeekPrefixGE(key) {
+		return nil, readError((*it).Error())
 	}
-	value, err := r.point.ValueAndErr()
+	value, err := (*it).ValueAndErr()
 	return value, readError(err)
 }
 
-// open makes the iterator of find, unless it is there.
-func (r *readers) open() error {
-	if r.point != nil {
+// open makes an iterator, unless it is there.
+func (r *readers) open(it **pebble.Iterator) error {
+	if *it != nil {
 		return nil
 	}
 	var err error
-	r.point, err = r.db.NewIter(r.options)
+	*it, err = r.db.NewIter(r.options)
 	return readError(err)
 }
 
@@ -176,10 +184,10 @@ func (r *readers) command(store ledger.ID, actor string, id ledger.UUID) (decide
 }
 
 // hashes reads the tree hashes that were stored with a revision. The row is valid
-// until the next find.
+// until the next of hashes or hashRun.
 func (r *readers) hashes(store ledger.ID, rev ledger.Revision) (hashRow, error) {
 	r.key = appendByRevision(r.key[:0], familyHashes, store, rev)
-	value, err := r.find(r.key)
+	value, err := r.seek(&r.trees, r.key)
 	if err != nil {
 		return nil, err
 	}
@@ -191,16 +199,16 @@ func (r *readers) hashes(store ledger.ID, rev ledger.Revision) (hashRow, error) 
 
 // hashRun yields the tree hashes of n revisions from rev on, all of which the store must
 // have, each as hashes does. A failure is yielded once, as the last element. The loop must
-// not call find.
+// not call hashes.
 func (r *readers) hashRun(store ledger.ID, rev, n ledger.Revision) iter.Seq2[hashRow, error] {
 	return func(yield func(hashRow, error) bool) {
-		if err := r.open(); err != nil {
+		if err := r.open(&r.trees); err != nil {
 			yield(nil, err)
 			return
 		}
 		r.key = appendByRevision(r.key[:0], familyHashes, store, rev)
-		ok := r.point.SeekGE(r.key)
-		for end := rev + n; ; ok = r.point.Next() {
+		ok := r.trees.SeekGE(r.key)
+		for end := rev + n; ; ok = r.trees.Next() {
 			row, err := r.hashesHere(ok, store, rev)
 			if !yield(row, err) || err != nil {
 				return
@@ -216,16 +224,16 @@ func (r *readers) hashRun(store ledger.ID, rev, n ledger.Revision) iter.Seq2[has
 // hashesHere returns the row on which the iterator stands, which must be that of r.key.
 func (r *readers) hashesHere(ok bool, store ledger.ID, rev ledger.Revision) (hashRow, error) {
 	var value []byte
-	if ok && bytes.Equal(r.point.Key(), r.key) {
+	if ok && bytes.Equal(r.trees.Key(), r.key) {
 		var err error
-		if value, err = r.point.ValueAndErr(); err != nil {
+		if value, err = r.trees.ValueAndErr(); err != nil {
 			return nil, readError(err)
 		}
 	}
 	if row := hashRow(value); row.valid() {
 		return row, nil
 	}
-	if err := r.point.Error(); err != nil {
+	if err := r.trees.Error(); err != nil {
 		return nil, readError(err)
 	}
 	return nil, damaged("store %s lacks the hashes of revision %d", store, rev)
