@@ -90,7 +90,7 @@ func newReplica(t testing.TB, log *ledgertest.Log, change ...func(*Config)) *nod
 		f(&cfg)
 	}
 	p, err := projector.Open(projector.Config{
-		Log: log, Index: index.Options{Dir: t.TempDir(), CacheBytes: 64 << 20, Logger: quiet}, Now: cfg.Now,
+		Log: log, Index: index.Options{Dir: t.TempDir(), Logger: quiet}, Now: cfg.Now,
 		CheckEvery: 20 * time.Millisecond, RetryAfter: 10 * time.Millisecond, Decided: metrics.Decided, Logger: quiet,
 	})
 	if err != nil {
