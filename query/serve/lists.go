@@ -10,13 +10,13 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/projector/index"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query"
-	"google.golang.org/protobuf/types/known/structpb"
 )
 
 const (
@@ -559,19 +559,8 @@ func treeMessage(t *model.Tree) (*pb.Tree, error) {
 func grantedMessage(t tuple.Tuple, g *model.Grant) *pb.GrantedTuple {
 	return &pb.GrantedTuple{
 		Tuple: tupleMessage(t), Condition: g.Condition, ExpiresAt: timeMessage(g.ExpiresAt),
-		NotBefore: timeMessage(g.NotBefore), Owner: g.Owner, Context: contextMessage(g.Context),
+		NotBefore: timeMessage(g.NotBefore), Owner: g.Owner, Context: dsl.ContextMessage(g.Context),
 	}
-}
-
-func contextMessage(stored []byte) *structpb.Struct {
-	if stored == nil {
-		return nil
-	}
-	context, err := model.DecodeContext(stored)
-	if err != nil {
-		panic(fmt.Sprintf("serve: a validated command's context: %v", err))
-	}
-	return valueMessage(context).GetStructValue()
 }
 
 func readSubject(field, text string) (tuple.Subject, error) {

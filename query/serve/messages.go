@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 	"time"
 
@@ -14,7 +13,6 @@ import (
 	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/projector"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -140,69 +138,11 @@ func readSpan(field string, d *durationpb.Duration) (int64, error) {
 
 // readContext reads the values for a condition's parameters; absent and empty are null.
 func readContext(field string, s *structpb.Struct) (model.Value, error) {
-	if len(s.GetFields()) == 0 {
-		return model.Value{}, nil
-	}
-	if size := proto.Size(s); size > model.MaxContext {
-		return model.Value{}, malformed(field, "must be at most %d bytes, is %d", model.MaxContext, size)
-	}
-	v, err := readFields(s.Fields, 1)
+	v, err := dsl.ReadContext(s)
 	if err != nil {
-		return model.Value{}, malformed(field, "%s", err)
+		return v, malformed(field, "%s", err)
 	}
 	return v, nil
-}
-
-func readFields(fields map[string]*structpb.Value, depth int) (model.Value, error) {
-	m := make([]model.Field, 0, len(fields))
-	for name, f := range fields {
-		v, err := readValue(f, depth)
-		if err != nil {
-			return model.Value{}, fmt.Errorf("%s: %w", name, err)
-		}
-		m = append(m, model.Field{Name: name, Value: v})
-	}
-	slices.SortFunc(m, func(a, b model.Field) int { return strings.Compare(a.Name, b.Name) })
-	return model.Value{Kind: model.MapValue, Map: m}, nil
-}
-
-func readValue(v *structpb.Value, depth int) (model.Value, error) {
-	if depth > model.MaxValueDepth {
-		return model.Value{}, fmt.Errorf("lists and objects stand more than %d deep in each other", model.MaxValueDepth)
-	}
-	switch k := v.GetKind().(type) {
-	case *structpb.Value_BoolValue:
-		return model.Value{Kind: model.BoolValue, Bool: k.BoolValue}, nil
-	case *structpb.Value_NumberValue:
-		return readNumber(k.NumberValue)
-	case *structpb.Value_StringValue:
-		return model.Value{Kind: model.StringValue, String: k.StringValue}, nil
-	case *structpb.Value_ListValue:
-		list := make([]model.Value, len(k.ListValue.GetValues()))
-		for i, e := range k.ListValue.GetValues() {
-			var err error
-			if list[i], err = readValue(e, depth+1); err != nil {
-				return model.Value{}, fmt.Errorf("[%d]: %w", i, err)
-			}
-		}
-		return model.Value{Kind: model.ListValue, List: list}, nil
-	case *structpb.Value_StructValue:
-		return readFields(k.StructValue.GetFields(), depth+1)
-	}
-	return model.Value{}, nil // null
-}
-
-// readNumber reads a whole number as an integer, as long as a double holds all of its
-// digits.
-func readNumber(n float64) (model.Value, error) {
-	const exact = 1 << 53
-	switch {
-	case math.IsNaN(n) || math.IsInf(n, 0):
-		return model.Value{}, fmt.Errorf("%v is not a number of JSON", n)
-	case n == math.Trunc(n) && math.Abs(n) <= exact:
-		return model.Value{Kind: model.IntValue, Int: int64(n)}, nil
-	}
-	return model.Value{Kind: model.DoubleValue, Double: n}, nil
 }
 
 func readFreshness(f *pb.Freshness) (projector.Freshness, error) {
@@ -484,36 +424,8 @@ func grantMessage(ch *ledger.Change) *pb.Grant {
 	if ch.ExpiresAfter != 0 {
 		g.ExpiresAfter = durationpb.New(time.Duration(ch.ExpiresAfter))
 	}
-	g.Context = contextMessage(ch.Grant.Context)
+	g.Context = dsl.ContextMessage(ch.Grant.Context)
 	return g
-}
-
-func valueMessage(v model.Value) *structpb.Value {
-	switch v.Kind {
-	case model.BoolValue:
-		return structpb.NewBoolValue(v.Bool)
-	case model.IntValue:
-		return structpb.NewNumberValue(float64(v.Int))
-	case model.UintValue:
-		return structpb.NewNumberValue(float64(v.Uint))
-	case model.DoubleValue:
-		return structpb.NewNumberValue(v.Double)
-	case model.StringValue:
-		return structpb.NewStringValue(v.String)
-	case model.ListValue:
-		list := &structpb.ListValue{}
-		for _, e := range v.List {
-			list.Values = append(list.Values, valueMessage(e))
-		}
-		return structpb.NewListValue(list)
-	case model.MapValue:
-		fields := &structpb.Struct{Fields: make(map[string]*structpb.Value, len(v.Map))}
-		for _, f := range v.Map {
-			fields.Fields[f.Name] = valueMessage(f.Value)
-		}
-		return structpb.NewStructValue(fields)
-	}
-	return structpb.NewNullValue()
 }
 
 func modelSourceMessage(m *ledger.ModelSource) *pb.ModelSource {
