@@ -39,9 +39,10 @@ var layers = map[string][]string{
 	"query":                   {"projector", "ledger/dsl"},
 	"query/audit":             {"query"},
 	"query/querytest":         {"ledger/model"}, // the oracle shares no engine with what it checks
-	"query/serve":             {"query", "query/audit", "proto/grantlog/v1", "proto/grantlog/v1/grantlogv1connect"},
 	"query/openfga":           {"query"},
 	"query/authzen":           {"query"},
+	"query/serve": {"query", "query/audit", "query/openfga", "query/authzen",
+		"proto/grantlog/v1", "proto/grantlog/v1/grantlogv1connect"},
 
 	"proto/grantlog/v1":                   {},
 	"proto/grantlog/v1/grantlogv1connect": {"proto/grantlog/v1"},

@@ -28,6 +28,7 @@ import (
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"github.com/grantlog/grantlog/query"
 	"github.com/grantlog/grantlog/query/audit"
+	"github.com/grantlog/grantlog/query/openfga"
 )
 
 // Limits of requests and of the server's patience.
@@ -98,6 +99,7 @@ var services = []string{
 	grantlogv1connect.PermissionServiceName,
 	grantlogv1connect.StoreServiceName,
 	grantlogv1connect.AuditServiceName,
+	openfga.ServiceName,
 }
 
 // New returns a Server that does nothing until it is asked.
@@ -143,7 +145,18 @@ func New(cfg Config) *Server {
 	pieces.Handle("/", receiveWithin(bodyTimeout, false, mux))
 	// A bundle is long, so each piece of it has that time.
 	pieces.Handle(grantlogv1connect.StoreServiceRestoreStoreProcedure, receiveWithin(bodyTimeout, true, mux))
-	s.handler = pieces
+	fga := receiveWithin(bodyTimeout, false, sendWithin(sendTimeout, openfga.New(openfga.Config{
+		Ledger: cfg.Ledger, Projector: cfg.Projector, Engine: cfg.Engine, Models: cfg.Models, MaxWait: cfg.MaxWait,
+		Checked: cfg.Metrics.check, Listed: cfg.Metrics.list, Logger: cfg.Logger, Now: cfg.Now,
+	}).Handler(connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom))))
+	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// The mux would answer a path with an empty part, as of a missing id, by a redirect.
+		if openfga.Owns(r.URL.Path) {
+			fga.ServeHTTP(w, r)
+			return
+		}
+		pieces.ServeHTTP(w, r)
+	})
 	return s
 }
 

@@ -1,0 +1,66 @@
+package openfga_test
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/grantlog/grantlog/query/openfga"
+	openfgav1 "github.com/openfga/api/proto/openfga/v1"
+)
+
+const noStore = "01HZX3V5N8K2Q7R4T6W9Y1B3D5"
+
+func TestOwns(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/stores": true, "/stores/": true, "/stores/X": true, "/stores/X/check": true, "/stores//check": true,
+		"/openfga.v1.OpenFGAService/Check": true, "/stores/X/authorization-models/access": true,
+		"/stores/X/access/v1/evaluation": false, "/storesX": false, "/": false, "": false,
+		"/grantlog.v1.StoreService/ListStores": false,
+	} {
+		if got := openfga.Owns(path); got != want {
+			t.Errorf("Owns(%q) = %t, want %t", path, got, want)
+		}
+	}
+}
+
+// TestFields holds the rules of fields over both transports, where one method shares them.
+func TestFields(t *testing.T) {
+	n, ctx := newNode(t), context10(t)
+	const long = "0123456789012345678901234567890123456789012345678901234567890"
+	for _, tt := range []struct {
+		name, method, path, body, code string
+		status                         int
+		parts                          []string
+	}{
+		{"no such path", http.MethodGet, "/stores/x/y/z", "", "undefined_endpoint", 404, []string{"/stores/x/y/z"}},
+		{"no such method", http.MethodPatch, "/stores", "", "undefined_endpoint", 404, []string{"PATCH"}},
+		{"no JSON", http.MethodPost, "/stores", `{"name": "acme"`, "validation_error", 400, []string{"malformed JSON"}},
+		{"wrong type", http.MethodPost, "/stores", `{"name": 5}`, "validation_error", 400, []string{"malformed JSON", "name"}},
+		{"name too short", http.MethodPost, "/stores", `{"name": "a"}`, "validation_error", 400, []string{"name: value does not match"}},
+		{"no id", http.MethodPost, "/stores//check", `{}`, "validation_error", 400, []string{"store_id: value does not match"}},
+		{"id of the wrong form", http.MethodGet, "/stores/acme", "", "validation_error", 400, []string{"store_id: value does not match"}},
+		{"page size", http.MethodGet, "/stores?page_size=101", "", "page_size_invalid", 400, []string{"page_size: value must be inside range [1, 100]"}},
+		{"no page size", http.MethodGet, "/stores?page_size=many", "", "validation_error", 400, []string{`page_size: "many" is not a whole number`}},
+		{"no tuple", http.MethodPost, "/stores/" + noStore + "/check", `{}`, "tuple_key_value_not_specified", 400, []string{"tuple_key: value is required"}},
+		{"relation too long", http.MethodPost, "/stores/" + noStore + "/check", `{"tuple_key": {"user": "user:ann", "relation": "` + long + `", "object": "doc:a"}}`,
+			"validation_error", 400, []string{"tuple_key.relation: value does not match"}},
+		{"no moment", http.MethodGet, "/stores/" + noStore + "/changes?start_time=yesterday", "", "validation_error", 400, []string{"start_time", "yesterday"}},
+		{"no subtract", http.MethodPost, "/stores/" + noStore + "/authorization-models",
+			`{"schema_version": "1.1", "type_definitions": [{"type": "doc", "relations": {"viewer": {"difference": {"base": {"this": {}}}}}}]}`,
+			"subtract_base_missing_value", 400, []string{"type_definitions[0].relations[viewer].difference.subtract: value is required"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n.wantError(t, tt.method, tt.path, tt.body, tt.status, tt.code, tt.parts...)
+		})
+	}
+	_, err := n.Check(ctx, &openfgav1.CheckRequest{StoreId: noStore})
+	wantCode(t, err, 2037, "tuple_key: value is required")
+	_, err = n.GetStore(ctx, &openfgav1.GetStoreRequest{StoreId: "acme"})
+	wantCode(t, err, 2000, "store_id: value does not match")
+	stream, err := n.StreamedListObjects(ctx, &openfgav1.StreamedListObjectsRequest{StoreId: noStore, Type: "doc", Relation: "viewer", User: "user:ann", AuthorizationModelId: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = stream.Recv()
+	wantCode(t, err, 2000, "authorization_model_id: value does not match")
+}
