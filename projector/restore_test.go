@@ -103,7 +103,7 @@ func sameRecord(t testing.TB, from, to *replica, store ledger.ID) {
 	}
 }
 
-// versionsAt says what is granted in the store at the revision, its time and its root.
+// versionsAt says what is granted and asserted in the store at the revision, its time and its root.
 func versionsAt(t testing.TB, x *index.Index, store ledger.ID, rev ledger.Revision) string {
 	t.Helper()
 	v, err := x.View(store, rev)
@@ -121,6 +121,10 @@ func versionsAt(t testing.TB, x *index.Index, store ledger.ID, rev ledger.Revisi
 			fmt.Fprint(&s, live, g, " ")
 		}
 	}
+	assertions, by, err := v.Assertions(v.NewestModel())
+	if err != nil {
+		t.Fatal(err)
+	}
 	at, err := v.Time()
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +133,7 @@ func versionsAt(t testing.TB, x *index.Index, store ledger.ID, rev ledger.Revisi
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&s, "time %d root %x", at, root)
+	fmt.Fprintf(&s, "assertions %q of %d time %d root %x", assertions, by, at, root)
 	return s.String()
 }
 

@@ -281,6 +281,8 @@ func changeText(c *ledger.Change) string {
 		return "begin to restore store " + c.Store.String()
 	case ledger.EndRestore:
 		return "end restoring store " + c.Store.String()
+	case ledger.WriteAssertions:
+		return "write assertions of model " + c.Model.ID.String()
 	}
 	return fmt.Sprintf("change of kind %d", c.Kind)
 }
