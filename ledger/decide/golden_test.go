@@ -33,7 +33,7 @@ import (
 //	    its entries                 the golden log of version 1 recorded; see restore
 //	roots                           the size and root of each store's tree
 //
-// Each log starts under fold version 1, as every log does.
+// Each log starts under fold version 1, as a log without an activation does.
 func TestGolden(t *testing.T) {
 	for _, version := range []uint64{1, 2} {
 		g := &golden{state: NewMemory(), hashes: map[ledger.ID]hashes{}}
