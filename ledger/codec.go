@@ -72,6 +72,8 @@ func appendChange(dst []byte, ch *Change) []byte {
 		return append(dst, ch.Store[:]...)
 	case EndRestore:
 		return wire.AppendBool(append(dst, ch.Store[:]...), ch.Deleted)
+	case WriteAssertions:
+		return wire.AppendBytes(append(dst, ch.Model.ID[:]...), ch.Assertions)
 	}
 	panic(fmt.Sprintf("ledger: no change of kind %d", ch.Kind))
 }
@@ -192,6 +194,11 @@ func decodeChange(d *wire.Decoder, version uint64) Change {
 	case EndRestore:
 		copy(ch.Store[:], d.Raw(len(ch.Store)))
 		ch.Deleted = d.Bool()
+	case WriteAssertions:
+		copy(ch.Model.ID[:], d.Raw(len(ch.Model.ID)))
+		if b := d.Bytes(MaxCommand); len(b) > 0 {
+			ch.Assertions = b
+		}
 	default:
 		d.Fail("unknown kind of change %d", ch.Kind)
 	}
@@ -268,12 +275,16 @@ func (c *Command) validateChange(field string, ch *Change) *Rejection {
 	if len(c.Changes) > 1 || len(c.Preconditions) > 0 {
 		return Reject(CodeMalformed, field, "a change of models, stores, epochs or fold versions must be alone in its command, without preconditions")
 	}
-	if ch.Kind == WriteModel {
+	if ch.Kind == WriteModel || ch.Kind == WriteAssertions {
 		switch m := &ch.Model; {
 		case c.Store == System:
 			return Reject(CodeMalformed, "store", "the store %+q has no model of its own", "system")
 		case m.ID.IsZero():
 			return Reject(CodeMalformed, field+".model.id", "must be a ULID that is not zero")
+		case ch.Kind == WriteAssertions && len(ch.Assertions) > MaxAssertions:
+			return Reject(CodeMalformed, field+".assertions", "must be at most %d bytes, are %d", MaxAssertions, len(ch.Assertions))
+		case ch.Kind == WriteAssertions:
+			return nil
 		case m.Kind < SourceDSL || m.Kind > SourceJSON:
 			return Reject(CodeMalformed, field+".model.kind", "unknown kind of source %d", m.Kind)
 		case len(m.Source) == 0 || len(m.Source) > MaxModelSource:

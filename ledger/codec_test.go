@@ -61,6 +61,8 @@ func commands(t testing.TB) map[string]*ledger.Command {
 		"activate":      alone(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1}),
 		"begin restore": alone(ledger.System, ledger.Change{Kind: ledger.BeginRestore, Store: store}),
 		"end restore":   alone(ledger.System, ledger.Change{Kind: ledger.EndRestore, Store: store, Deleted: true}),
+		"assertions":    alone(store, ledger.Change{Kind: ledger.WriteAssertions, Model: ledger.ModelSource{ID: ledger.ID{4}}, Assertions: []byte("are")}),
+		"no assertions": alone(store, ledger.Change{Kind: ledger.WriteAssertions, Model: ledger.ModelSource{ID: ledger.ID{4}}}),
 		"epoch": alone(ledger.System, ledger.Change{Kind: ledger.AdvanceEpoch, Epoch: ledger.Epoch{Number: 2,
 			Cuts: []ledger.Cut{{From: 5, To: 9}, {From: 20, To: 20, Missing: true}}}}),
 	}

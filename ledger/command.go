@@ -15,6 +15,7 @@ const (
 	MaxText        = 4096      // bytes of a reason
 	MaxLabel       = 256       // bytes of a ticket, a channel, a store name, an actor
 	MaxModelSource = 256 << 10 // bytes of a model's source and of its compiled form, each
+	MaxAssertions  = 64 << 10  // bytes of a model's assertions
 )
 
 // A Command is a request to change a store: who asks for what, why, and under which
@@ -48,12 +49,13 @@ const (
 	Grant ChangeKind = 1 + iota
 	Revoke
 	WriteModel
-	CreateStore  // in [System] only, alone in its command
-	DeleteStore  // in [System] only, alone in its command
-	AdvanceEpoch // in [System] only, alone, under [EpochSubject] only
-	Activate     // in [System] only, alone, under [ActivateSubject] only
-	BeginRestore // from fold version 2 on, in [System] only, alone, under an [EdgeSubject] only
-	EndRestore   // likewise
+	CreateStore     // in [System] only, alone in its command
+	DeleteStore     // in [System] only, alone in its command
+	AdvanceEpoch    // in [System] only, alone, under [EpochSubject] only
+	Activate        // in [System] only, alone, under [ActivateSubject] only
+	BeginRestore    // from fold version 2 on, in [System] only, alone, under an [EdgeSubject] only
+	EndRestore      // likewise
+	WriteAssertions // from fold version 2 on, not in [System], alone in its command
 )
 
 // A Change is one step of a command. Which fields it uses depends on its kind.
@@ -64,7 +66,10 @@ type Change struct {
 	Grant        model.Grant // of Grant; ExpiresAt 0 if ExpiresAfter is set
 	ExpiresAfter int64       // of Grant: nanoseconds from the entry's log time, or 0
 
-	Model ModelSource // of WriteModel
+	Model ModelSource // of WriteModel; of WriteAssertions its ID alone: the model they belong to
+	// Assertions, of WriteAssertions, are the answers that the model is expected to give, in
+	// a form of those who write and read them: at most MaxAssertions bytes, empty for none.
+	Assertions []byte
 
 	Store ID     // of CreateStore, DeleteStore, BeginRestore and EndRestore
 	Name  string // of CreateStore: 1 to MaxLabel bytes of text

@@ -45,6 +45,16 @@ func DecodeGenesis(data []byte) (Genesis, error) {
 	return g, nil
 }
 
+// Beginning returns the message that a log has right after its genesis if it begins under
+// a later fold version than [FoldVersion]: its activation, by the actor "grantlog". The
+// command's id is that of the log, so a copy of it is a duplicate.
+func Beginning(shard string, log UUID, version uint64) (subject string, data []byte) {
+	c := &Command{ID: log, Store: System, Reason: fmt.Sprintf("a new log begins at fold version %d", version),
+		Changes: []Change{{Kind: Activate, Version: version}}}
+	origin := Origin{Actor: "grantlog", Method: MethodNone}
+	return Subject(shard, ActivateSubject, ""), AppendEnvelope(nil, []Enclosed{{Origin: origin, Raw: AppendCommand(nil, c)}})
+}
+
 // A SubjectKind is the kind of subject a message stands under, which says whose word
 // its actors are.
 type SubjectKind byte

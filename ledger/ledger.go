@@ -20,8 +20,8 @@ import (
 
 // Fold versions: the numbers of the deciding rules.
 const (
-	FoldVersion       = 1 // that a log starts with
-	NewestFoldVersion = 2 // the newest that this program knows; from 2 on, stores can be restored
+	FoldVersion       = 1 // of a log until another is activated in it; a new log has that right after its genesis
+	NewestFoldVersion = 2 // the newest that this program knows; from 2 on, stores can be restored and models have assertions
 )
 
 // A Revision is the position of an entry in its store: 1, 2, 3 … with no gaps.

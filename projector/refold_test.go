@@ -63,13 +63,33 @@ func refoldAll(t testing.TB, store ledger.ID, entries []*ledger.Entry) (*index.I
 	return x, f.Commit()
 }
 
+// newestModel returns the id of the store's newest model.
+func newestModel(t testing.TB, x *index.Index, store ledger.ID) ledger.ID {
+	t.Helper()
+	v, err := x.View(store, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	return v.NewestModel()
+}
+
 // busy makes a log that has a bit of everything in two stores, of which it deletes one.
 func busy(t testing.TB, r *replica, rounds int) (kept, deleted ledger.ID) {
 	t.Helper()
 	kept, deleted = r.newStore(), r.newStore()
 	rnd := rand.New(rand.NewPCG(7, 7))
 	var sent []*ledger.Command
-	for range rounds {
+	for i := range rounds {
+		if i == rounds/2 { // what comes later knows assertions
+			if err := r.Activate(patience(t), 2, "ops", "to assert", ""); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if i >= rounds/2 && i%4 == 0 {
+			r.submit(&ledger.Command{Store: kept, Changes: []ledger.Change{{Kind: ledger.WriteAssertions,
+				Model: ledger.ModelSource{ID: newestModel(t, r.Index(), kept)}, Assertions: []byte([]string{"", "a", "a", "b"}[rnd.IntN(4)])}}})
+		}
 		store := []ledger.ID{kept, kept, deleted, ledger.NewID()}[rnd.IntN(4)]
 		c := &ledger.Command{ID: ledger.NewUUID(), Store: store, Ticket: "T-1"}
 		for i := range 1 + rnd.IntN(3) {

@@ -103,7 +103,7 @@ func sameRecord(t testing.TB, from, to *replica, store ledger.ID) {
 	}
 }
 
-// versionsAt says what is granted in the store at the revision, its time and its root.
+// versionsAt says what is granted and asserted in the store at the revision, its time and its root.
 func versionsAt(t testing.TB, x *index.Index, store ledger.ID, rev ledger.Revision) string {
 	t.Helper()
 	v, err := x.View(store, rev)
@@ -121,6 +121,10 @@ func versionsAt(t testing.TB, x *index.Index, store ledger.ID, rev ledger.Revisi
 			fmt.Fprint(&s, live, g, " ")
 		}
 	}
+	assertions, by, err := v.Assertions(v.NewestModel())
+	if err != nil {
+		t.Fatal(err)
+	}
 	at, err := v.Time()
 	if err != nil {
 		t.Fatal(err)
@@ -129,7 +133,7 @@ func versionsAt(t testing.TB, x *index.Index, store ledger.ID, rev ledger.Revisi
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprintf(&s, "time %d root %x", at, root)
+	fmt.Fprintf(&s, "assertions %q of %d time %d root %x", assertions, by, at, root)
 	return s.String()
 }
 
@@ -528,4 +532,39 @@ func TestRestoreCrash(t *testing.T) {
 	if crashes < 10 {
 		t.Errorf("only %d crashes", crashes)
 	}
+}
+
+// What a new log begins with puts its fold version in force, by an actor that says what it
+// is; a copy of it is a duplicate, and changes nothing.
+func TestBeginning(t *testing.T) {
+	b := ledgertest.NewBroker()
+	r := start(t, b, t.TempDir(), nil)
+	if r.Fold() != ledger.FoldVersion {
+		t.Fatalf("a log without an activation is under fold version %d", r.Fold())
+	}
+	subject, data := ledger.Beginning("main", r.log.Genesis().Log, ledger.NewestFoldVersion)
+	b.Put(subject, data)
+	b.Put(subject, data)
+	if err := r.caughtUp(); err != nil {
+		t.Fatal(err)
+	}
+	if r.Fold() != ledger.NewestFoldVersion {
+		t.Errorf("fold version %d, want %d", r.Fold(), ledger.NewestFoldVersion)
+	}
+	var said []string
+	for _, e := range entriesOf(t, r.Index(), ledger.System) {
+		c, why := e.Command()
+		if why != nil {
+			t.Fatal(why)
+		}
+		said = append(said, fmt.Sprintf("%s: %s, %s", e.Origin.Actor, c.Reason, &e.Outcome))
+	}
+	want := []string{
+		"grantlog: a new log begins at fold version 2, applied (1 effective change)",
+		"grantlog: a new log begins at fold version 2, a duplicate of revision 1",
+	}
+	if !slices.Equal(said, want) {
+		t.Errorf("system says %q, want %q", said, want)
+	}
+	refoldEvery(t, r)
 }

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/grantlog/grantlog/ledger/natslog"
 	"github.com/grantlog/grantlog/ledger/natslog/natstest"
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -42,6 +45,7 @@ func TestMain(m *testing.M) {
 //	eventually TEXT      waits until the server's /readyz holds the text
 //	appears FILE TEXT    waits until a file holds the text
 //	get PATH FILE        writes what the server answers to a file
+//	oldlog NAME          makes the data directory $WORK/NAME with a log of fold version 1
 //	flip PATTERN         changes a byte in the middle of the largest file that matches
 //
 // The environment has NATS_URL and NATS_MONITOR, of an external NATS server.
@@ -79,6 +83,7 @@ func TestScripts(t *testing.T) {
 			"appears":    scriptAppears,
 			"get":        scriptGet,
 			"flip":       scriptFlip,
+			"oldlog":     scriptOldLog,
 		},
 	})
 }
@@ -251,6 +256,16 @@ func scriptFlip(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	data[len(data)/2] ^= 1
 	ts.Check(os.WriteFile(name, data, 0o600))
+}
+
+func scriptOldLog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: oldlog NAME")
+	}
+	dir := filepath.Join(ts.MkAbs(args[0]), "log")
+	log, err := natslog.Open(context.Background(), natslog.Config{Embedded: &natslog.Embedded{Dir: dir, MayCreate: true}, Logger: slog.New(slog.DiscardHandler)})
+	ts.Check(err)
+	ts.Check(log.Close())
 }
 
 // A process is a running "grantlog serve".

@@ -122,7 +122,7 @@ func (p *place) fresh() (bool, error) {
 
 // log returns how the log is opened. mayCreate is for an embedded log alone.
 func (p *place) log(mayCreate bool, logger *slog.Logger) (natslog.Config, error) {
-	c := natslog.Config{Shard: p.shard, Logger: logger}
+	c := natslog.Config{Shard: p.shard, FoldVersion: ledger.NewestFoldVersion, Logger: logger}
 	if p.external.URL != "" {
 		if p.embedded.Listen != "" || len(p.users)+len(p.nodes) > 0 {
 			return c, errors.New("--nats-listen, --nats-user and --nats-node are for the embedded broker, and --nats names another")

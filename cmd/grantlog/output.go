@@ -129,6 +129,8 @@ func describeChange(c *pb.Change) string {
 			return "end restoring store " + k.EndRestore.GetStore() + ", which is deleted"
 		}
 		return "end restoring store " + k.EndRestore.GetStore()
+	case *pb.Change_WriteAssertions:
+		return fmt.Sprintf("write assertions of model %s (%d bytes)", k.WriteAssertions.GetModel(), len(k.WriteAssertions.GetAssertions()))
 	}
 	return "a change that this program does not know"
 }

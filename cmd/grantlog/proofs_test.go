@@ -214,7 +214,7 @@ func TestForgedAnswers(t *testing.T) {
 				proto.Merge(r, invented(t, 3, 7))
 			}
 		})},
-		{"the signed root", everything, checkpoint(func(r *pb.CheckpointResponse) { r.Note = strings.Replace(r.Note, "\n13\n", "\n12\n", 1) })},
+		{"the signed root", everything, checkpoint(func(r *pb.CheckpointResponse) { r.Note = strings.Replace(r.Note, "\n14\n", "\n13\n", 1) })},
 		{"no note", everything, checkpoint(func(r *pb.CheckpointResponse) { r.Note = "" })},
 		{"another key", everything, checkpoint(resigned)},
 		{"the key", everything, checkpoint(func(r *pb.CheckpointResponse) { r.Key = impostor.String() })},

@@ -25,11 +25,13 @@ func (a *app) initCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init",
 		Short: "Create a log on a NATS server or cluster",
-		Long: `Creates the stream that is the log, with the configuration that grantlog pins, and
-its first message. It is done once for a log; no server ever creates a log that it
-does not find, because a log that is not there may be one that was lost.
+		Long: fmt.Sprintf(`Creates the stream that is the log, with the configuration that grantlog pins, and
+its first two messages: which log it is, and that it begins at fold version %d, the
+rules of this release. Servers of older releases cannot follow such a log. It is done
+once for a log; no server ever creates a log that it does not find, because a log that
+is not there may be one that was lost.
 
-A server with an embedded log needs no init.`,
+A server with an embedded log needs no init.`, ledger.NewestFoldVersion),
 		Example: `  grantlog init --nats nats://n1:4222,nats://n2:4222,nats://n3:4222 --replicas 3 --creds admin.creds \
       --nats-monitor http://n1:8222 --nats-monitor http://n2:8222 --nats-monitor http://n3:8222`,
 		Args: takes(),
@@ -53,9 +55,9 @@ A server with an embedded log needs no init.`,
 				return err
 			}
 			if a.json() {
-				return a.value(map[string]any{"log": id, "shard": p.shard})
+				return a.value(map[string]any{"log": id, "shard": p.shard, "fold_version": config.FoldVersion})
 			}
-			return a.facts("log created", "log", id, "shard", p.shard, "next", "grantlog serve --nats "+p.external.URL)
+			return a.facts("log created", "log", id, "shard", p.shard, "fold version", fmt.Sprint(config.FoldVersion), "next", "grantlog serve --nats "+p.external.URL)
 		},
 	}
 	c.Flags().IntVar(&replicas, "replicas", 1, "how many servers of the cluster keep the log: `1, 3 or 5`")
@@ -281,6 +283,8 @@ func changeText(c *ledger.Change) string {
 		return "begin to restore store " + c.Store.String()
 	case ledger.EndRestore:
 		return "end restoring store " + c.Store.String()
+	case ledger.WriteAssertions:
+		return "write assertions of model " + c.Model.ID.String()
 	}
 	return fmt.Sprintf("change of kind %d", c.Kind)
 }

@@ -40,10 +40,10 @@ answers nothing. If that is interrupted, run it again: it goes on. "grantlog sto
 delete" gives it up, for ever. Stop writing to the store where it came from before its
 bundle is made: two logs that both go on with one store are two histories of one name.
 
-Restoring needs fold version 2. If the log is at version 1, --activate allows to change
-that, which is recorded in the store "system". Servers of releases that do not know
+Restoring needs fold version 2, which new logs begin at. If a log of an older release is
+at version 1, --activate allows to change that, which is recorded in the store "system". Servers of releases that do not know
 version 2 stop answering from then on, until they are replaced. It cannot be taken back.`,
-		Example: `  grantlog store restore acme.bundle --key audit.pub --activate --reason "moved to the new cluster" --ticket OPS-31`,
+		Example: `  grantlog store restore acme.bundle --key audit.pub --reason "moved to the new cluster" --ticket OPS-31`,
 		Args:    takes("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			req := &pb.RestoreStoreRequest{Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Activate: activate}
@@ -153,7 +153,8 @@ func (a *app) activateCommand() *cobra.Command {
 		Use:   "activate",
 		Short: "Put the newest fold version in force",
 		Long: fmt.Sprintf(`Puts fold version %d in force, the newest that this program knows: the rules that decide
-commands from then on. Version 2 is needed for "grantlog store restore".
+commands from then on. New logs begin at it. Version 2 is needed for "grantlog store
+restore" and for assertions.
 
 Servers of releases that do not know the version stop answering when they come to it, until
 they are replaced: replace them first. It cannot be taken back, and is recorded in the

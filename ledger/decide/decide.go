@@ -64,6 +64,9 @@ type State interface {
 	Grant(store ledger.ID, t tuple.Tuple) (model.Grant, bool, error)
 	// Command returns what claimed the id in the store for the actor; see [Record.Claims].
 	Command(store ledger.ID, actor string, id ledger.UUID) (Seen, bool, error)
+	// Assertions returns the newest of the store's model of that id; empty if it has none,
+	// or if there is no such model.
+	Assertions(store, model ledger.ID) ([]byte, error)
 	// LogTime returns the time of the store's newest entry, 0 if it has none.
 	LogTime(store ledger.ID) (int64, error)
 	// Epoch returns the number of the newest epoch that was applied, 0 for none.
@@ -111,11 +114,12 @@ type EffectKind byte
 
 // The kinds of effect.
 const (
-	SetTuple EffectKind = 1 + iota // a new version of a tuple: Tuple, Grant, Live
-	SetModel                       // a new newest model: Source, Model
-	SetStore                       // a store becomes what Status says: Store, Status, and Name and Admin if it is created
-	SetEpoch                       // a new epoch: Epoch
-	SetVersion                     // another fold version from the next command on: Version
+	SetTuple      EffectKind = 1 + iota // a new version of a tuple: Tuple, Grant, Live
+	SetModel                            // a new newest model: Source, Model
+	SetStore                            // a store becomes what Status says: Store, Status, and Name and Admin if it is created
+	SetEpoch                            // a new epoch: Epoch
+	SetVersion                          // another fold version from the next command on: Version
+	SetAssertions                       // other assertions of a model: Source.ID, Assertions
 )
 
 // An Effect is one change of the state. Which fields it uses depends on its kind.
@@ -131,8 +135,9 @@ type Effect struct {
 	Live  bool        // granted, otherwise revoked
 	Grant model.Grant // zero if revoked; its context is typed and its expiry absolute
 
-	Source ledger.ModelSource
-	Model  *model.Model // decoded from Source
+	Source     ledger.ModelSource // of SetAssertions its ID alone
+	Model      *model.Model       // decoded from Source
+	Assertions []byte
 
 	Store  ledger.ID
 	Status Status

@@ -246,9 +246,37 @@ var rejections2 = []rejection{
 		w.apply(ledger.System, ledger.Change{Kind: ledger.DeleteStore, Store: coming})
 		return w.input(edge, w.command(ledger.System, end(coming, true)))
 	}, ledger.System, true, ledger.CodePrecondition, "changes[0].store", "is not being restored"},
+	{"assertions of an unknown model", func(w *world) Input { return w.input(edge, w.command(acme, assert(storeID(99), "a"))) },
+		acme, true, ledger.CodeNotFound, "changes[0].model.id", "the store has no model"},
+	{"assertions of a model of another store", func(w *world) Input { return w.input(edge, w.command(other, assert(model1, "a"))) },
+		other, true, ledger.CodeNotFound, "changes[0].model.id", "the store has no model"},
+	{"assertions of no model", func(w *world) Input { return w.input(edge, w.command(acme, assert(ledger.ID{}, "a"))) },
+		ledger.System, false, ledger.CodeMalformed, "changes[0].model.id", "not zero"},
+	{"assertions that are too long", func(w *world) Input {
+		return w.input(edge, w.command(acme, assert(model1, strings.Repeat("a", ledger.MaxAssertions+1))))
+	}, ledger.System, false, ledger.CodeMalformed, "changes[0].assertions", "must be at most 65536 bytes, are 65537"},
+	{"assertions in system", func(w *world) Input { return w.input(edge, w.command(ledger.System, assert(model1, "a"))) },
+		ledger.System, false, ledger.CodeMalformed, "store", "no model of its own"},
+	{"assertions with a grant", func(w *world) Input {
+		return w.input(edge, w.command(acme, w.grant("doc:plan#viewer@user:bob"), assert(model1, "a")))
+	}, ledger.System, false, ledger.CodeMalformed, "changes[1]", "alone in its command"},
+	{"assertions with a precondition", func(w *world) Input {
+		c := w.command(acme, assert(model1, "a"))
+		c.Preconditions = []ledger.Precondition{{Tuple: parse(w.t, "doc:plan#viewer@user:ann"), MustExist: true}}
+		return w.input(edge, c)
+	}, ledger.System, false, ledger.CodeMalformed, "changes[0]", "without preconditions"},
+	{"assertions under the epoch subject", func(w *world) Input { return w.input(epoch, w.command(acme, assert(model1, "a"))) },
+		acme, true, ledger.CodeDenied, "changes[0]", "only an epoch"},
+	{"assertions under the activate subject", func(w *world) Input { return w.input(activate, w.command(acme, assert(model1, "a"))) },
+		acme, true, ledger.CodeDenied, "changes[0]", "only a fold version"},
 	{"a lower fold version", func(w *world) Input {
 		return w.input(activate, w.command(ledger.System, ledger.Change{Kind: ledger.Activate, Version: 1}))
 	}, ledger.System, true, ledger.CodePrecondition, "changes[0].version", "must be at least 2"},
+}
+
+// assert gives a model these assertions.
+func assert(model ledger.ID, assertions string) ledger.Change {
+	return ledger.Change{Kind: ledger.WriteAssertions, Model: ledger.ModelSource{ID: model}, Assertions: []byte(assertions)}
 }
 
 func begin(store ledger.ID) ledger.Change {

@@ -83,6 +83,8 @@ func (r *random) command() *ledger.Command {
 		c.Changes = []ledger.Change{writeModel(storeID(byte(11+r.IntN(6))), pick(r, testModel(), narrowModel()))}
 	case k == 3:
 		c.Store, c.Changes = ledger.System, []ledger.Change{advance(uint64(1 + r.IntN(5)))}
+	case k == 4:
+		c.Changes = []ledger.Change{assert(pick(r, model1, model1, storeID(12), storeID(99)), pick(r, "", "a", "b"))}
 	default:
 		for range 1 + r.IntN(4) {
 			ch := r.grant()
@@ -128,10 +130,19 @@ func (r *random) input() Input {
 	return in
 }
 
+// newWorldUnder returns a new world under fold version 1 or 2.
+func newWorldUnder(t testing.TB, seed uint64) *world {
+	w := newWorld(t)
+	if seed%2 == 1 {
+		w.activate2()
+	}
+	return w
+}
+
 // randomWorld returns a world after n random inputs beyond those of newWorld, and the
 // records of each.
 func randomWorld(t testing.TB, seed uint64, n int) (*world, [][]Record) {
-	w := newWorld(t)
+	w := newWorldUnder(t, seed)
 	r := &random{Rand: rand.New(rand.NewPCG(seed, 1)), w: w}
 	var all [][]Record
 	for range n {
@@ -144,7 +155,7 @@ func randomWorld(t testing.TB, seed uint64, n int) (*world, [][]Record) {
 func TestRandom(t *testing.T) {
 	outcomes := map[string]int{}
 	for seed := range uint64(20) {
-		w := newWorld(t)
+		w := newWorldUnder(t, seed)
 		r := &random{Rand: rand.New(rand.NewPCG(seed, 1)), w: w}
 		for range 300 {
 			in := r.input()
@@ -153,6 +164,7 @@ func TestRandom(t *testing.T) {
 				before[id], _ = w.state.LogTime(id)
 			}
 			live := liveAt(w, in)
+			asserted := assertedIn(w)
 			records := w.fold(in)
 			for _, rec := range records {
 				if rec.Time < before[rec.Store] || rec.Time < in.Time {
@@ -168,6 +180,7 @@ func TestRandom(t *testing.T) {
 				}
 			}
 			checkApplied(t, w, records[0], live)
+			checkAsserted(t, w, records[0], asserted)
 			key := records[0].Outcome.Kind.String()
 			if why := records[0].Outcome.Rejection; why != nil {
 				key = why.Code.String()
@@ -203,7 +216,7 @@ func liveAt(w *world, in Input) map[ledger.ID]map[tuple.Tuple]model.Grant {
 // its changes say, given the tuples that were live.
 func checkApplied(t *testing.T, w *world, r Record, live map[ledger.ID]map[tuple.Tuple]model.Grant) {
 	t.Helper()
-	if r.Outcome.Kind != ledger.Applied {
+	if r.Outcome.Kind != ledger.Applied || r.Command.Changes[0].Kind == ledger.WriteAssertions {
 		return
 	}
 	for _, p := range r.Command.Preconditions {
@@ -245,6 +258,40 @@ func checkApplied(t *testing.T, w *world, r Record, live map[ledger.ID]map[tuple
 	}
 }
 
+// assertedIn returns the assertions of each model of each store.
+func assertedIn(w *world) map[[2]ledger.ID]string {
+	all := map[[2]ledger.ID]string{}
+	for id, s := range w.state.stores {
+		for model, versions := range s.assertions {
+			all[[2]ledger.ID{id, model}] = string(versions[len(versions)-1].bytes)
+		}
+	}
+	return all
+}
+
+// checkAsserted holds that a command that writes assertions does that if it is applied and
+// they are others than before, and that nothing else does.
+func checkAsserted(t *testing.T, w *world, r Record, before map[[2]ledger.ID]string) {
+	t.Helper()
+	if r.Outcome.Kind == ledger.Applied && r.Command.Changes[0].Kind == ledger.WriteAssertions {
+		ch := r.Command.Changes[0]
+		key := [2]ledger.ID{r.Store, ch.Model.ID}
+		want := 1
+		if before[key] == string(ch.Assertions) {
+			want = 0
+		}
+		if m, _ := w.state.Model(r.Store, ch.Model.ID); m == nil || r.Outcome.Effective != want {
+			t.Fatalf("%d effective, want %d, of model %v: %+v", r.Outcome.Effective, want, m, r)
+		}
+		if want == 1 {
+			before[key] = string(ch.Assertions)
+		}
+	}
+	if got := assertedIn(w); !reflect.DeepEqual(got, before) {
+		t.Fatalf("the assertions are %q, want %q, after %+v", got, before, r)
+	}
+}
+
 // TestSplit: however the inputs are cut into batches, with the state put away and
 // taken up again in between, the records are the same.
 func TestSplit(t *testing.T) {
@@ -252,7 +299,7 @@ func TestSplit(t *testing.T) {
 		w, want := randomWorld(t, seed, 200)
 		inputs := w.inputs[len(w.inputs)-200:]
 		cut := rand.New(rand.NewPCG(seed, 2))
-		state := newWorld(t).state
+		state := newWorldUnder(t, seed).state
 		for done := 0; done < len(inputs); {
 			batch := inputs[done:min(len(inputs), done+1+cut.IntN(40))]
 			for i, in := range batch {
@@ -279,12 +326,15 @@ func TestSplit(t *testing.T) {
 // models and the entries.
 func reopen(t *testing.T, m *Memory) *Memory {
 	again := NewMemory()
-	again.epoch = m.epoch
+	again.epoch, again.version = m.epoch, m.version
 	for id, s := range m.stores {
 		c := again.open(id)
 		c.status, c.name, c.admin = s.status, s.name, s.admin
 		c.entries = slices.Clone(s.entries)
 		c.models = slices.Clone(s.models)
+		for id, versions := range s.assertions {
+			c.assertions[id] = slices.Clone(versions)
+		}
 		for claim, seen := range s.claims {
 			c.claims[claim] = seen
 		}

@@ -33,7 +33,7 @@ import (
 //	    its entries                 the golden log of version 1 recorded; see restore
 //	roots                           the size and root of each store's tree
 //
-// Each log starts under fold version 1, as every log does.
+// Each log starts under fold version 1, as a log without an activation does.
 func TestGolden(t *testing.T) {
 	for _, version := range []uint64{1, 2} {
 		g := &golden{state: NewMemory(), hashes: map[ledger.ID]hashes{}}
@@ -205,6 +205,8 @@ func (g *golden) record(out *strings.Builder, in Input, r Record) error {
 			fmt.Fprintf(out, "  store %s %s %q %q\n", f.Store, f.Status, f.Name, f.Admin)
 		case SetEpoch:
 			fmt.Fprintf(out, "  epoch %d %v\n", f.Epoch.Number, f.Epoch.Cuts)
+		case SetAssertions:
+			fmt.Fprintf(out, "  assertions of %s: %.8x (%d bytes)\n", f.Source.ID, f.Assertions, len(f.Assertions))
 		case SetVersion:
 			fmt.Fprintf(out, "  fold version %d\n", f.Version)
 		}
@@ -213,9 +215,19 @@ func (g *golden) record(out *strings.Builder, in Input, r Record) error {
 	return nil
 }
 
-// digits reads hexadecimal digits among spaces and line breaks.
+// digits reads hexadecimal digits among spaces and line breaks; "61*3" is 616161.
 func digits(text string) ([]byte, error) {
-	return hex.DecodeString(strings.Join(strings.Fields(text), ""))
+	words := strings.Fields(text)
+	for i, word := range words {
+		if part, times, ok := strings.Cut(word, "*"); ok {
+			n, err := strconv.Atoi(times)
+			if err != nil {
+				return nil, err
+			}
+			words[i] = strings.Repeat(part, n)
+		}
+	}
+	return hex.DecodeString(strings.Join(words, ""))
 }
 
 func envelope(input string) ([]byte, error) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -28,6 +29,7 @@ type memoryStore struct {
 	entries     []ledger.Entry // entry of revision r at r-1
 	tuples      map[tuple.Tuple][]Version
 	models      []memoryModel // oldest first
+	assertions  map[ledger.ID][]memoryAssertions
 	claims      map[memoryClaim]Seen
 }
 
@@ -35,6 +37,11 @@ type memoryModel struct {
 	revision ledger.Revision
 	source   ledger.ModelSource
 	model    *model.Model
+}
+
+type memoryAssertions struct {
+	revision ledger.Revision
+	bytes    []byte
 }
 
 type memoryClaim struct {
@@ -51,7 +58,9 @@ type Version struct {
 }
 
 // NewMemory returns the state before the first command.
-func NewMemory() *Memory { return &Memory{stores: map[ledger.ID]*memoryStore{}, version: ledger.FoldVersion} }
+func NewMemory() *Memory {
+	return &Memory{stores: map[ledger.ID]*memoryStore{}, version: ledger.FoldVersion}
+}
 
 // Fold decides a command and applies what was decided.
 func (m *Memory) Fold(in Input) ([]Record, error) {
@@ -99,6 +108,8 @@ func (m *Memory) Apply(r Record, in Input) ledger.Entry {
 			}
 		case SetEpoch:
 			m.epoch = f.Epoch
+		case SetAssertions:
+			s.assertions[f.Source.ID] = append(s.assertions[f.Source.ID], memoryAssertions{e.Revision, f.Assertions})
 		case SetVersion:
 			m.version = f.Version
 		default:
@@ -151,7 +162,7 @@ func (m *Memory) Version() uint64 { return m.version }
 func (m *Memory) open(store ledger.ID) *memoryStore {
 	s := m.stores[store]
 	if s == nil {
-		s = &memoryStore{tuples: map[tuple.Tuple][]Version{}, claims: map[memoryClaim]Seen{}}
+		s = &memoryStore{tuples: map[tuple.Tuple][]Version{}, claims: map[memoryClaim]Seen{}, assertions: map[ledger.ID][]memoryAssertions{}}
 		m.stores[store] = s
 	}
 	return s
@@ -183,6 +194,25 @@ func (m *Memory) Model(store, id ledger.ID) (*model.Model, error) {
 		}
 	}
 	return nil, nil
+}
+
+// Assertions implements [State].
+func (m *Memory) Assertions(store, id ledger.ID) ([]byte, error) {
+	b, _ := m.AssertionsAt(store, id, math.MaxUint64)
+	return b, nil
+}
+
+// AssertionsAt returns the assertions that the model had at the revision, and the revision
+// that wrote them; nil and 0 if none were written by then.
+func (m *Memory) AssertionsAt(store, id ledger.ID, at ledger.Revision) ([]byte, ledger.Revision) {
+	if s := m.stores[store]; s != nil {
+		for _, w := range slices.Backward(s.assertions[id]) {
+			if w.revision <= at {
+				return w.bytes, w.revision
+			}
+		}
+	}
+	return nil, 0
 }
 
 // Grant implements [State].

@@ -15,7 +15,7 @@ import (
 
 // The rules, in the order in which they are asked. The first that a command breaks is its
 // rejection, and then it changes nothing. Fold version 2 has those of 1, and besides
-// restores stores; where it decides otherwise, the version is asked for.
+// restores stores and keeps assertions; where it decides otherwise, the version is asked for.
 //
 //  1. The bytes are a command, under a subject that may carry one. What is not is an
 //     entry of system.
@@ -363,6 +363,8 @@ func (d *decider) change(i int) (*ledger.Rejection, error) {
 		}
 		d.effects = append(d.effects, e)
 		return nil, nil
+	case ledger.WriteAssertions:
+		return d.writeAssertions(ch)
 	}
 	panic(fmt.Sprintf("decide: a command read by the ledger has a change of kind %d", ch.Kind))
 }
@@ -438,6 +440,24 @@ func (d *decider) writeModel(ch *ledger.Change) (*ledger.Rejection, error) {
 		return ledger.Reject(ledger.CodeInvalid, "changes[0].model.compiled", "%s", err), nil
 	}
 	d.effects = append(d.effects, Effect{Kind: SetModel, Source: ch.Model, Model: m})
+	return nil, nil
+}
+
+func (d *decider) writeAssertions(ch *ledger.Change) (*ledger.Rejection, error) {
+	m, err := d.state.Model(d.command.Store, ch.Model.ID)
+	if err != nil {
+		return nil, fmt.Errorf("model: %w", err)
+	}
+	if m == nil {
+		return ledger.Reject(ledger.CodeNotFound, "changes[0].model.id", "the store has no model %s", ch.Model.ID), nil
+	}
+	now, err := d.state.Assertions(d.command.Store, ch.Model.ID)
+	if err != nil {
+		return nil, fmt.Errorf("assertions: %w", err)
+	}
+	if string(now) != string(ch.Assertions) {
+		d.effects = append(d.effects, Effect{Kind: SetAssertions, Source: ledger.ModelSource{ID: ch.Model.ID}, Assertions: ch.Assertions})
+	}
 	return nil, nil
 }
 

@@ -41,6 +41,13 @@ type Config struct {
 	// while a log is open, a change of it is a drift all the same.
 	Replicas int
 
+	// FoldVersion is what a log that is created begins under: its activation comes right
+	// after the genesis. At most 1: there is none, and the log is under version 1. If a
+	// crash comes between the two, the log is under version 1 too. It is not made up for
+	// when the log is opened, because that never writes, and because such a log may also
+	// be one that replicas use which know version 1 alone.
+	FoldVersion uint64
+
 	Embedded *Embedded
 	External *External
 
@@ -162,7 +169,7 @@ func open(ctx context.Context, c Config, create bool) (_ *Log, err error) {
 		return nil, fmt.Errorf("the broker takes messages of at most %d bytes; set its max_payload to at least %d", limit, ledger.MaxMessage)
 	}
 	if create {
-		if err := l.create(ctx, max(c.Replicas, 1)); err != nil {
+		if err := l.create(ctx, max(c.Replicas, 1), c.FoldVersion); err != nil {
 			return nil, fmt.Errorf("create the log: %w", err)
 		}
 	}
@@ -273,8 +280,8 @@ func (l *Log) endCalls(subject string, cause error) bool {
 	return !l.closed
 }
 
-// create makes the stream and its first message.
-func (l *Log) create(ctx context.Context, replicas int) error {
+// create makes the stream and its first message, or two.
+func (l *Log) create(ctx context.Context, replicas int, version uint64) error {
 	info, err := l.info(ctx)
 	switch {
 	case err == nil && info.State.Last == 0:
@@ -317,6 +324,12 @@ func (l *Log) create(ctx context.Context, replicas int) error {
 	}
 	if err != nil {
 		return fmt.Errorf("append the genesis: %w", err)
+	}
+	if version > ledger.FoldVersion {
+		subject, data := ledger.Beginning(l.shard, genesis.Log, version)
+		if _, err := l.Append(ctx, subject, data); err != nil {
+			return fmt.Errorf("the log is there and can be used, but is under fold version %d until another is activated, because activating version %d failed: %w", ledger.FoldVersion, version, err)
+		}
 	}
 	l.logger.Info("created the log", "id", genesis.Log, "stream", l.stream, "replicas", replicas)
 	return nil

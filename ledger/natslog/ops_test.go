@@ -44,6 +44,13 @@ func TestOpsConfig(t *testing.T) {
 		if allowed := u.Permissions.Publish.Allow; name != "ADMIN_NKEY" && !slices.Equal(allowed, want[name]) {
 			t.Errorf("%s may publish to %q, want %q", name, allowed, want[name])
 		}
+		for _, kind := range []ledger.SubjectKind{ledger.GenesisSubject, ledger.ActivateSubject, ledger.EpochSubject} {
+			subject := ledger.Subject("main", kind, "")
+			may := slices.ContainsFunc(u.Permissions.Publish.Allow, func(s string) bool { return server.SubjectsCollide(s, subject) })
+			if may != (name == "ADMIN_NKEY") {
+				t.Errorf("%s may publish to %s: %t", name, subject, may)
+			}
+		}
 		if len(u.Permissions.Publish.Deny) > 0 || len(u.Permissions.Subscribe.Deny) > 0 {
 			t.Errorf("%s has deny rules, which are no control", name)
 		}

@@ -35,6 +35,7 @@ type Batch struct {
 	versions map[string]*batchVersion    // newest of tuples, by the prefix of their forward key
 	commands map[string]decide.Seen      // ids claimed, by key
 	models   []*modelAt                  // written, parsed
+	asserted map[[32]byte][]byte         // newest assertions written, by store and model
 	restored map[ledger.ID][]ledger.Hash // leaves of the newest entries of stores that are restoring
 
 	tablesServe bool // tables and x.recent together are what is committed
@@ -68,6 +69,7 @@ func (x *Index) NewBatch() *Batch {
 		heads:    make(map[ledger.ID]*head),
 		versions: make(map[string]*batchVersion),
 		commands: make(map[string]decide.Seen),
+		asserted: make(map[[32]byte][]byte),
 		restored: make(map[ledger.ID][]ledger.Hash),
 	}
 }
@@ -226,6 +228,21 @@ func (b *Batch) Command(store ledger.ID, actor string, id ledger.UUID) (decide.S
 	}
 	seen, err := decodeSeen(value)
 	return seen, err == nil, err
+}
+
+// Assertions implements [decide.State].
+func (b *Batch) Assertions(store, model ledger.ID) ([]byte, error) {
+	if written, ok := b.asserted[assertedOf(store, model)]; ok {
+		return written, nil
+	}
+	assertions, _, err := b.r.assertions(store, model, 1<<64-1)
+	return assertions, err
+}
+
+func assertedOf(store, model ledger.ID) (key [32]byte) {
+	copy(key[:16], store[:])
+	copy(key[16:], model[:])
+	return key
 }
 
 // LogTime implements [decide.State].
@@ -398,6 +415,11 @@ func (b *Batch) apply(h *head, e *decide.Effect, rev ledger.Revision, time int64
 		}
 		b.key = appendModelID(b.key[:0], h.Store, e.Source.ID)
 		b.value = appendRevision(b.value[:0], rev)
+		return b.set()
+	case decide.SetAssertions:
+		b.asserted[assertedOf(h.Store, e.Source.ID)] = bytes.Clone(e.Assertions)
+		b.key = appendAssertions(b.key[:0], h.Store, e.Source.ID, rev)
+		b.value = appendAssertionsValue(b.value[:0], e.Assertions)
 		return b.set()
 	case decide.SetStore:
 		return b.setStore(h, e, rev, time)

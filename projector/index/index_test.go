@@ -36,6 +36,7 @@ func TestFoldEqualsReference(t *testing.T) {
 		t.Fatal(err)
 	}
 	kinds := map[ledger.OutcomeKind]int{}
+	asserted := 0
 	for _, store := range m.Stores() {
 		entries := m.Entries(store)
 		head, ok := x.Head(store)
@@ -56,6 +57,7 @@ func TestFoldEqualsReference(t *testing.T) {
 				t.Fatal(err)
 			}
 			compareView(t, v, m, w.pool, leaves)
+			asserted += compareAssertions(t, v, m, w.models)
 			v.Close()
 		}
 	}
@@ -63,6 +65,9 @@ func TestFoldEqualsReference(t *testing.T) {
 		if kinds[kind] == 0 {
 			t.Errorf("the world has no %s command", kind)
 		}
+	}
+	if asserted == 0 {
+		t.Error("the world has no assertions that take the place of others")
 	}
 	if got := x.Position().Epoch; got != m.Epoch() || got == 0 {
 		t.Errorf("epoch %d, want %d, not 0", got, m.Epoch())
@@ -228,6 +233,31 @@ func compareView(t *testing.T, v *View, m *decide.Memory, pool []tuple.Tuple, le
 	if parsed, err := v.Model(ledger.ID{}); err != nil || !reflect.DeepEqual(parsed, m.ModelAt(store, rev)) {
 		t.Fatalf("%s@%d: Model = %+v, %v, want %+v", store, rev, parsed, err, m.ModelAt(store, rev))
 	}
+}
+
+// compareAssertions compares the assertions of the models with the reference, and returns
+// how many models have others than they had at first.
+func compareAssertions(t *testing.T, v *View, m *decide.Memory, models []ledger.ID) (others int) {
+	t.Helper()
+	first := map[ledger.ID]ledger.Revision{}
+	for rev := ledger.Revision(1); rev <= v.Revision(); rev++ {
+		for _, id := range models {
+			if _, at := m.AssertionsAt(v.Store(), id, rev); at == rev && first[id] == 0 {
+				first[id] = at
+			}
+		}
+	}
+	for _, id := range models {
+		got, at, err := v.Assertions(id)
+		want, wantAt := m.AssertionsAt(v.Store(), id, v.Revision())
+		if err != nil || !bytes.Equal(got, want) || at != wantAt || len(got) == 0 && got != nil {
+			t.Fatalf("%s@%d: Assertions(%s) = %q of %d, %v, want %q of %d", v.Store(), v.Revision(), id, got, at, err, want, wantAt)
+		}
+		if at > first[id] {
+			others++
+		}
+	}
+	return others
 }
 
 // naiveRoot is the tree's root as RFC 6962 defines it.

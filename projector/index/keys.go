@@ -26,6 +26,7 @@ const (
 	familyModel    = 'm' // models by revision
 	familyModelID  = 'i' // revisions by model id
 	familyStore    = 's' // stores
+	familyAsserted = 'w' // versions of assertions, by model
 	familyPosition = 'p' // the position row
 )
 
@@ -283,6 +284,17 @@ func appendModelID(dst []byte, store, model ledger.ID) []byte {
 	dst = append(dst, familyModelID)
 	dst = append(dst, store[:]...)
 	return append(append(dst, model[:]...), plain)
+}
+
+// appendAssertions appends the key of a version of a model's assertions:
+//
+//	'w' | store 16 | model 16 | ^rev 8 | 9
+//
+// Parts have one length each, so no prefix begins another, as with tuples.
+func appendAssertions(dst []byte, store, model ledger.ID, rev ledger.Revision) []byte {
+	dst = append(dst, familyAsserted)
+	dst = append(dst, store[:]...)
+	return appendVersion(append(dst, model[:]...), rev)
 }
 
 // appendStore appends the key of a store:

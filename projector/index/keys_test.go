@@ -72,6 +72,7 @@ func TestSplit(t *testing.T) {
 		{"subject", appendSubjectMention(nil, nine, tup.Subject, 0x0909090909090909), false},
 		{"command", appendCommand(nil, nine, "ann", ledger.UUID(nine)), false},
 		{"model id", appendModelID(nil, nine, nine), false},
+		{"assertions", appendAssertions(nil, nine, nine, 9), true},
 		{"store", appendStore(nil, nine), false},
 		{"position", positionKey, false},
 	} {
@@ -108,6 +109,7 @@ func TestFormat(t *testing.T) {
 		{"hashes", appendByRevision(nil, familyHashes, store, rev), "h0123456789abcdef\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"model", appendByRevision(nil, familyModel, store, rev), "m0123456789abcdef\x00\x00\x00\x00\x00\x00\x01\x02\x00"},
 		{"model id", appendModelID(nil, store, store), "i0123456789abcdef0123456789abcdef\x00"},
+		{"assertions", appendAssertions(nil, store, store, rev), "w0123456789abcdef0123456789abcdef\xff\xff\xff\xff\xff\xff\xfe\xfd\x09"},
 		{"store", appendStore(nil, store), "s0123456789abcdef\x00"},
 		{"position", positionKey, "p\x00"},
 		{"live", appendVersionValue(nil, nil, true, model.Grant{}, 1), "\x01\x00\x00\x00\x00\x00"},
@@ -117,9 +119,11 @@ func TestFormat(t *testing.T) {
 		{"revoked of many", appendVersionValue(nil, &storedVersion{rev: 9, live: true, more: true}, false, model.Grant{}, 10), "\x06\x02\x01\x01"},
 		{"seen", appendSeen(nil, decide.Seen{Content: [32]byte{7}, Revision: 300}), "\x07" + strings.Repeat("\x00", 31) + "\xac\x02"},
 		{"model value", appendModel(nil, ledger.ModelSource{ID: store, Kind: ledger.SourceDSL, Source: []byte("src"), Compiled: []byte("bin")}), "0123456789abcdef\x01\x03src\x03bin"},
+		{"assertions value", appendAssertionsValue(nil, []byte("are")), "\x03are"},
+		{"no assertions", appendAssertionsValue(nil, nil), "\x00"},
 		{"store value", appendStoreRow(nil, &Head{Status: decide.Deleted, Name: "n", Admin: "ann", Created: 1, CreatedBy: 2, Deleted: 3, DeletedBy: 4}), "\x02\x01n\x03ann\x02\x02\x06\x04"},
 		{"position value", appendPosition(nil, ledger.Position{Log: ledger.UUID(store), Seq: 5, Before: [32]byte{4}, Chain: [32]byte{6}, Epoch: 7, Skipped: 9, Fold: 10}, accumulator{8}),
-			"\x030123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09\x0a" + strings.Repeat("\x00", 31) + "\x08"},
+			"\x040123456789abcdef\x05\x04" + strings.Repeat("\x00", 31) + "\x06" + strings.Repeat("\x00", 31) + "\x07\x09\x0a" + strings.Repeat("\x00", 31) + "\x08"},
 		{"hashes value", (&head{Head: Head{Revision: 0}}).appendLeaf(nil, [32]byte{1}, 258), "\x01" + strings.Repeat("\x00", 37) + "\x01\x02"},
 	} {
 		if string(tt.got) != tt.want {

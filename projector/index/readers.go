@@ -137,6 +137,18 @@ func (r *readers) version(store ledger.ID, t tuple.Tuple, rev ledger.Revision) (
 	return parseVersion(version(r.point.Key()), value)
 }
 
+// assertions reads the newest assertions of a model up to rev, and the revision that wrote
+// them; nil and 0 if none were. They are valid until the next find.
+func (r *readers) assertions(store, model ledger.ID, rev ledger.Revision) ([]byte, ledger.Revision, error) {
+	r.key = appendAssertions(r.key[:0], store, model, rev)
+	value, err := r.find(r.key)
+	if err != nil || value == nil {
+		return nil, 0, err
+	}
+	assertions, err := decodeAssertions(value)
+	return assertions, version(r.point.Key()), err
+}
+
 // begin returns the iterator of a new scan, which must end with r.end.
 func (r *readers) begin() (*scan, error) {
 	if r.depth == len(r.scans) {

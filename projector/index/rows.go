@@ -11,7 +11,7 @@ import (
 )
 
 // formatVersion is the number of the format that FORMAT.md describes.
-const formatVersion = 3
+const formatVersion = 4
 
 // appendSeen appends the value of a command id:
 //
@@ -51,6 +51,25 @@ func decodeModel(value []byte) (ledger.ModelSource, error) {
 		return ledger.ModelSource{}, damaged("model: %s", err)
 	}
 	return m, nil
+}
+
+// appendAssertionsValue appends the value of a version of assertions:
+//
+//	assertions, bytes
+func appendAssertionsValue(dst, assertions []byte) []byte { return wire.AppendBytes(dst, assertions) }
+
+// decodeAssertions reads the value of a version of assertions, which then shares memory
+// with it; nil if there are none.
+func decodeAssertions(value []byte) ([]byte, error) {
+	d := wire.NewDecoder(value)
+	b := d.Bytes(ledger.MaxAssertions)
+	if err := d.Done(); err != nil {
+		return nil, damaged("assertions: %s", err)
+	}
+	if len(b) == 0 {
+		return nil, nil
+	}
+	return b, nil
 }
 
 // appendStoreRow appends the value of a store's row:

@@ -493,6 +493,14 @@ func (r *readers) modelSource(store ledger.ID, rev ledger.Revision) (ledger.Mode
 	return decodeModel(value)
 }
 
+// Assertions returns the assertions that the model of that id had at the view's revision,
+// and the revision that wrote them: nil if there are none, and 0 if there never were any,
+// for a model that the view does not have too. The bytes are the caller's.
+func (v *View) Assertions(model ledger.ID) ([]byte, ledger.Revision, error) {
+	assertions, rev, err := v.r.assertions(v.head.Store, model, v.rev)
+	return bytes.Clone(assertions), rev, err
+}
+
 // parsedModels bounds how many models are kept parsed.
 type parsedModels struct {
 	mu   sync.Mutex

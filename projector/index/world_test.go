@@ -74,7 +74,9 @@ func companyModel(tb testing.TB) []byte {
 type world struct {
 	inputs []decide.Input
 	stores []ledger.ID
-	pool   []tuple.Tuple // what is granted and revoked
+	pool   []tuple.Tuple           // what is granted and revoked
+	models []ledger.ID             // of all stores
+	first  map[ledger.ID]ledger.ID // model of each store
 }
 
 func bytes16(r *rand.Rand) (id [16]byte) {
@@ -95,7 +97,7 @@ func newWorld(tb testing.TB, seed uint64, n int) *world {
 func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
 	tb.Helper()
 	r := rand.New(rand.NewPCG(seed, 1))
-	w := &world{}
+	w := &world{first: map[ledger.ID]ledger.ID{}}
 	compiled := companyModel(tb)
 	for o := range 6 {
 		for s := range 8 {
@@ -114,15 +116,19 @@ func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
 		w.inputs = append(w.inputs, decide.Input{
 			Kind:   ledger.EdgeSubject,
 			Origin: ledger.Origin{Actor: actors[r.IntN(len(actors))], Attester: "edge-1", Method: ledger.MethodNone},
-			Raw:    raw, Time: now - r.Int64N(2)*1e9, Version: 1,
+			Raw:    raw, Time: now - r.Int64N(2)*1e9, Version: ledger.NewestFoldVersion,
 		})
 	}
 	system := func(ch ledger.Change) {
 		add(ledger.Command{ID: bytes16(r), Store: ledger.System, Reason: "test", Changes: []ledger.Change{ch}})
 	}
 	writeModel := func(store ledger.ID) {
+		w.models = append(w.models, bytes16(r))
+		if w.first[store].IsZero() {
+			w.first[store] = w.models[len(w.models)-1]
+		}
 		add(ledger.Command{ID: bytes16(r), Store: store, Changes: []ledger.Change{{Kind: ledger.WriteModel,
-			Model: ledger.ModelSource{ID: bytes16(r), Kind: ledger.SourceDSL, Source: []byte("model"), Compiled: compiled}}}})
+			Model: ledger.ModelSource{ID: w.models[len(w.models)-1], Kind: ledger.SourceDSL, Source: []byte("model"), Compiled: compiled}}}})
 	}
 	create := func() {
 		id := ledger.ID(bytes16(r))
@@ -149,7 +155,7 @@ func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
 			again.Time = now
 			w.inputs = append(w.inputs, again)
 		case k < 11:
-			w.inputs = append(w.inputs, decide.Input{Kind: ledger.PrincipalSubject, Raw: []byte{0xff, byte(k)}, Time: now, Version: 1,
+			w.inputs = append(w.inputs, decide.Input{Kind: ledger.PrincipalSubject, Raw: []byte{0xff, byte(k)}, Time: now, Version: ledger.NewestFoldVersion,
 				Origin: ledger.Origin{Actor: "bob", Attester: "grantlog.main.cmd.bob", Method: ledger.MethodNATS}})
 		case k < 12:
 			cuts := make([]ledger.Cut, len(w.inputs)) // the epochs grow, by leaps
@@ -159,6 +165,13 @@ func newSteadyWorld(tb testing.TB, seed uint64, n int, steady bool) *world {
 			add(ledger.Command{ID: bytes16(r), Store: ledger.System, Changes: []ledger.Change{{Kind: ledger.AdvanceEpoch,
 				Epoch: ledger.Epoch{Number: uint64(len(cuts)), Cuts: cuts}}}})
 			w.inputs[len(w.inputs)-1].Kind = ledger.EpochSubject
+		case k < 18: // of one model mostly, so that they meet
+			model := w.first[store]
+			if r.IntN(4) == 0 {
+				model = w.models[r.IntN(len(w.models))]
+			}
+			add(ledger.Command{ID: bytes16(r), Store: store, Changes: []ledger.Change{{Kind: ledger.WriteAssertions,
+				Model: ledger.ModelSource{ID: model}, Assertions: []byte([]string{"", "a", "b"}[r.IntN(3)])}}})
 		default:
 			c := ledger.Command{ID: bytes16(r), Store: store, Ticket: []string{"", "OPS-1", "OPS-2"}[r.IntN(3)], Channel: []string{"", "console"}[r.IntN(2)]}
 			among, longest := len(w.pool), int64(100)

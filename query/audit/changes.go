@@ -145,6 +145,8 @@ func changeTexts(e *ledger.Entry, ch *ledger.Change) (change, of, granted string
 		return "revoke", ch.Tuple.String(), "", nil
 	case ledger.WriteModel:
 		return "write_model", ch.Model.ID.String(), "", nil
+	case ledger.WriteAssertions:
+		return "write_assertions", ch.Model.ID.String(), "", nil
 	case ledger.CreateStore:
 		return "create_store", ch.Store.String() + " " + ch.Name, "", nil
 	case ledger.DeleteStore:

@@ -82,6 +82,7 @@ func newWorld(tb testing.TB, n ledger.Revision) *world {
 
 // grow gives an empty world its stores and entries.
 func (w *world) grow(n ledger.Revision) {
+	w.activate()
 	for _, store := range []ledger.ID{acme, other} {
 		w.system(ledger.Change{Kind: ledger.CreateStore, Store: store, Name: "a store", Admin: "root"})
 	}
@@ -106,6 +107,12 @@ func pick[T any](w *world, from ...T) T { return from[w.rnd.IntN(len(from))] }
 
 func (w *world) system(ch ledger.Change) {
 	w.send(&ledger.Command{ID: w.id(), Changes: []ledger.Change{ch}})
+}
+
+// activate puts the newest fold version in force.
+func (w *world) activate() {
+	c := &ledger.Command{ID: w.id(), Changes: []ledger.Change{{Kind: ledger.Activate, Version: ledger.NewestFoldVersion}}}
+	w.fold(ledger.AppendCommand(nil, c), ledger.Origin{Actor: "ops", Attester: "grantlog.main.activate", Method: ledger.MethodNone})
 }
 
 func (w *world) writeModel(n byte) {
@@ -151,12 +158,17 @@ func (w *world) grant() ledger.Change {
 
 // command returns a command of any kind.
 func (w *world) command() *ledger.Command {
-	if len(w.sent) > 8 && w.rnd.IntN(6) == 0 { // again, perhaps with other content
+	if len(w.sent) > 8 && w.rnd.IntN(5) == 0 { // again, perhaps with other content
 		c := pick(w, w.sent[len(w.sent)-8:]...)
 		c.Ticket = pick(w, c.Ticket, c.Ticket, "T-2")
 		return &c
 	}
 	c := &ledger.Command{ID: w.id(), Store: pick(w, acme, acme, acme, acme, other), Ticket: pick(w, "", "T-1"), Reason: pick(w, "", "why not")}
+	if w.rnd.IntN(16) == 0 {
+		c.Changes = []ledger.Change{{Kind: ledger.WriteAssertions, Model: ledger.ModelSource{ID: ledger.ID{0: 9, 15: 1}}, Assertions: []byte(pick(w, "", "a", "b"))}}
+		w.sent = append(w.sent, *c)
+		return c
+	}
 	for range 1 + w.rnd.IntN(2) {
 		ch := w.grant()
 		if w.rnd.IntN(3) == 0 {
@@ -186,13 +198,13 @@ func (w *world) fold(raw []byte, o ledger.Origin) {
 	}
 	kind, _ := ledger.ParseSubject(o.Attester)
 	w.time += w.rnd.Int64N(3) * second
-	in := decide.Input{Kind: kind, Origin: o, Raw: raw, Time: w.time, Version: 1}
+	in := decide.Input{Kind: kind, Origin: o, Raw: raw, Time: w.time, Version: w.batch.Fold()}
 	records, err := decide.Decide(w.batch, in)
 	if err != nil {
 		w.tb.Fatal(err)
 	}
 	for _, r := range records {
-		if _, _, err := w.batch.Append(r, o, raw, 1); err != nil {
+		if _, _, err := w.batch.Append(r, o, raw, in.Version); err != nil {
 			w.tb.Fatal(err)
 		}
 	}

@@ -14,6 +14,9 @@ import (
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 )
 
+// assertionsFold is the fold version that knows assertions.
+const assertionsFold = 2
+
 // Submit appends a command and answers once it is decided.
 func (s *Server) Submit(ctx context.Context, req *pb.SubmitRequest) (*pb.SubmitResponse, error) {
 	c, err := readCommand(req.Command, s.cfg.Models)
@@ -30,6 +33,9 @@ func (s *Server) Submit(ctx context.Context, req *pb.SubmitRequest) (*pb.SubmitR
 	}
 	wait, cancel := s.patience(ctx)
 	defer cancel()
+	if err := s.knows(wait, c); err != nil {
+		return nil, s.rpcError(ctx, err)
+	}
 	d, err := submit(wait, readOrigin(req.Actor), c)
 	if err != nil {
 		return nil, s.rpcError(ctx, lost(c.ID, err))
@@ -48,6 +54,23 @@ func (s *Server) Submit(ctx context.Context, req *pb.SubmitRequest) (*pb.SubmitR
 		answer.Model = c.Changes[0].Model.ID.String()
 	}
 	return answer, nil
+}
+
+// knows returns an error if the rules in force know no such command. They would take its
+// bytes for none, and nobody could be told what became of it.
+func (s *Server) knows(ctx context.Context, c *ledger.Command) error {
+	if len(c.Changes) == 0 || c.Changes[0].Kind != ledger.WriteAssertions || s.cfg.Projector.Fold() >= assertionsFold {
+		return nil
+	}
+	v, err := s.cfg.Projector.View(ctx, ledger.System, projector.Freshness{Kind: projector.Latest})
+	if err != nil {
+		return err
+	}
+	v.Close() // what it made sure of stays so
+	if now := s.cfg.Projector.Fold(); now < assertionsFold {
+		return &fieldError{"changes[0]", &stateError{fmt.Sprintf("assertions need fold version %d, and %d is in force; whoever runs the log activates it with \"grantlog activate\"", assertionsFold, now)}}
+	}
+	return nil
 }
 
 // appliedOnce reports whether the command was applied, now or as the one it repeats.

@@ -265,12 +265,16 @@ func readChange(field string, m *pb.Change, c *ledger.Command, limits dsl.Limits
 		ch.Kind = ledger.DeleteStore
 		ch.Store, err = readStore(field+".store", k.DeleteStore.GetStore())
 		return err
+	case *pb.Change_WriteAssertions:
+		ch.Kind, ch.Assertions = ledger.WriteAssertions, k.WriteAssertions.GetAssertions()
+		ch.Model.ID, err = readModelID(field+".model.id", k.WriteAssertions.GetModel())
+		return err
 	case *pb.Change_AdvanceEpoch, *pb.Change_Activate:
 		return malformed(field, "epochs and fold versions are for operators alone")
 	case *pb.Change_BeginRestore, *pb.Change_EndRestore:
 		return malformed(field, "a store is restored with StoreService.RestoreStore, from a bundle")
 	}
-	return malformed(field, "must hold one of grant, revoke, write_model, create_store and delete_store")
+	return malformed(field, "must hold one of grant, revoke, write_model, create_store, delete_store and write_assertions")
 }
 
 func readGrant(field string, m *pb.Grant, ch *ledger.Change) (err error) {
@@ -412,6 +416,8 @@ func changeMessage(ch *ledger.Change) *pb.Change {
 		return &pb.Change{Change: &pb.Change_BeginRestore{BeginRestore: &pb.BeginRestore{Store: ch.Store.String()}}}
 	case ledger.EndRestore:
 		return &pb.Change{Change: &pb.Change_EndRestore{EndRestore: &pb.EndRestore{Store: ch.Store.String(), Deleted: ch.Deleted}}}
+	case ledger.WriteAssertions:
+		return &pb.Change{Change: &pb.Change_WriteAssertions{WriteAssertions: &pb.WriteAssertions{Model: ch.Model.ID.String(), Assertions: ch.Assertions}}}
 	}
 	panic(fmt.Sprintf("serve: no change of kind %d", ch.Kind)) // ledger.ReadCommand returns none
 }

@@ -235,15 +235,16 @@ func (s *Server) readEntries(ctx context.Context, r *replaying) (answer *pb.Repl
 }
 
 var changeKinds = map[pb.EntryFilter_Kind]ledger.ChangeKind{
-	pb.EntryFilter_GRANT:         ledger.Grant,
-	pb.EntryFilter_REVOKE:        ledger.Revoke,
-	pb.EntryFilter_WRITE_MODEL:   ledger.WriteModel,
-	pb.EntryFilter_CREATE_STORE:  ledger.CreateStore,
-	pb.EntryFilter_DELETE_STORE:  ledger.DeleteStore,
-	pb.EntryFilter_ADVANCE_EPOCH: ledger.AdvanceEpoch,
-	pb.EntryFilter_ACTIVATE:      ledger.Activate,
-	pb.EntryFilter_BEGIN_RESTORE: ledger.BeginRestore,
-	pb.EntryFilter_END_RESTORE:   ledger.EndRestore,
+	pb.EntryFilter_GRANT:            ledger.Grant,
+	pb.EntryFilter_REVOKE:           ledger.Revoke,
+	pb.EntryFilter_WRITE_MODEL:      ledger.WriteModel,
+	pb.EntryFilter_CREATE_STORE:     ledger.CreateStore,
+	pb.EntryFilter_DELETE_STORE:     ledger.DeleteStore,
+	pb.EntryFilter_ADVANCE_EPOCH:    ledger.AdvanceEpoch,
+	pb.EntryFilter_ACTIVATE:         ledger.Activate,
+	pb.EntryFilter_BEGIN_RESTORE:    ledger.BeginRestore,
+	pb.EntryFilter_END_RESTORE:      ledger.EndRestore,
+	pb.EntryFilter_WRITE_ASSERTIONS: ledger.WriteAssertions,
 }
 
 var outcomeKinds = map[pb.Outcome_Kind]ledger.OutcomeKind{

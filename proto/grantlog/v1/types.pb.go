@@ -86,7 +86,7 @@ func (x ModelSource_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ModelSource_Kind.Descriptor instead.
 func (ModelSource_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{8, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // The kinds of outcome.
@@ -143,7 +143,7 @@ func (x Outcome_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome_Kind.Descriptor instead.
 func (Outcome_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // Why a command was refused. At the edge each has the RPC code in parentheses.
@@ -212,7 +212,7 @@ func (x Rejection_Code) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Rejection_Code.Descriptor instead.
 func (Rejection_Code) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // How an actor was authenticated.
@@ -277,7 +277,7 @@ func (x Entry_Method) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Entry_Method.Descriptor instead.
 func (Entry_Method) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // The kinds of change.
@@ -304,21 +304,24 @@ const (
 	EntryFilter_BEGIN_RESTORE EntryFilter_Kind = 8
 	// Restored stores opened; in the store "system".
 	EntryFilter_END_RESTORE EntryFilter_Kind = 9
+	// Assertions of models.
+	EntryFilter_WRITE_ASSERTIONS EntryFilter_Kind = 10
 )
 
 // Enum value maps for EntryFilter_Kind.
 var (
 	EntryFilter_Kind_name = map[int32]string{
-		0: "KIND_UNSPECIFIED",
-		1: "GRANT",
-		2: "REVOKE",
-		3: "WRITE_MODEL",
-		4: "CREATE_STORE",
-		5: "DELETE_STORE",
-		6: "ADVANCE_EPOCH",
-		7: "ACTIVATE",
-		8: "BEGIN_RESTORE",
-		9: "END_RESTORE",
+		0:  "KIND_UNSPECIFIED",
+		1:  "GRANT",
+		2:  "REVOKE",
+		3:  "WRITE_MODEL",
+		4:  "CREATE_STORE",
+		5:  "DELETE_STORE",
+		6:  "ADVANCE_EPOCH",
+		7:  "ACTIVATE",
+		8:  "BEGIN_RESTORE",
+		9:  "END_RESTORE",
+		10: "WRITE_ASSERTIONS",
 	}
 	EntryFilter_Kind_value = map[string]int32{
 		"KIND_UNSPECIFIED": 0,
@@ -331,6 +334,7 @@ var (
 		"ACTIVATE":         7,
 		"BEGIN_RESTORE":    8,
 		"END_RESTORE":      9,
+		"WRITE_ASSERTIONS": 10,
 	}
 )
 
@@ -358,7 +362,7 @@ func (x EntryFilter_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EntryFilter_Kind.Descriptor instead.
 func (EntryFilter_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{23, 0}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{24, 0}
 }
 
 // A Tuple states that a subject holds a relation on an object.
@@ -632,6 +636,7 @@ type Change struct {
 	//	*Change_Activate
 	//	*Change_BeginRestore
 	//	*Change_EndRestore
+	//	*Change_WriteAssertions
 	Change        isChange_Change `protobuf_oneof:"change"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -755,6 +760,15 @@ func (x *Change) GetEndRestore() *EndRestore {
 	return nil
 }
 
+func (x *Change) GetWriteAssertions() *WriteAssertions {
+	if x != nil {
+		if x, ok := x.Change.(*Change_WriteAssertions); ok {
+			return x.WriteAssertions
+		}
+	}
+	return nil
+}
+
 type isChange_Change interface {
 	isChange_Change()
 }
@@ -810,6 +824,12 @@ type Change_EndRestore struct {
 	EndRestore *EndRestore `protobuf:"bytes,9,opt,name=end_restore,json=endRestore,proto3,oneof"`
 }
 
+type Change_WriteAssertions struct {
+	// Gives a model other assertions, from fold version 2 on. The same again have no
+	// effect.
+	WriteAssertions *WriteAssertions `protobuf:"bytes,10,opt,name=write_assertions,json=writeAssertions,proto3,oneof"`
+}
+
 func (*Change_Grant) isChange_Change() {}
 
 func (*Change_Revoke) isChange_Change() {}
@@ -827,6 +847,8 @@ func (*Change_Activate) isChange_Change() {}
 func (*Change_BeginRestore) isChange_Change() {}
 
 func (*Change_EndRestore) isChange_Change() {}
+
+func (*Change_WriteAssertions) isChange_Change() {}
 
 // A Grant makes a tuple live.
 type Grant struct {
@@ -979,6 +1001,63 @@ func (x *Revoke) GetTuple() *Tuple {
 	return nil
 }
 
+// A WriteAssertions says which answers a model is expected to give, in place of what was
+// said before. It is alone in its command, without preconditions.
+type WriteAssertions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The model of the store that they belong to, a ULID; required.
+	Model string `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	// The assertions, in a form of the tools that write and read them; kept as they are. At
+	// most 64 KiB; empty: none.
+	Assertions    []byte `protobuf:"bytes,2,opt,name=assertions,proto3" json:"assertions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WriteAssertions) Reset() {
+	*x = WriteAssertions{}
+	mi := &file_grantlog_v1_types_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WriteAssertions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WriteAssertions) ProtoMessage() {}
+
+func (x *WriteAssertions) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_types_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WriteAssertions.ProtoReflect.Descriptor instead.
+func (*WriteAssertions) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WriteAssertions) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *WriteAssertions) GetAssertions() []byte {
+	if x != nil {
+		return x.Assertions
+	}
+	return nil
+}
+
 // A CreateStore makes a store.
 type CreateStore struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -994,7 +1073,7 @@ type CreateStore struct {
 
 func (x *CreateStore) Reset() {
 	*x = CreateStore{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[6]
+	mi := &file_grantlog_v1_types_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1006,7 +1085,7 @@ func (x *CreateStore) String() string {
 func (*CreateStore) ProtoMessage() {}
 
 func (x *CreateStore) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[6]
+	mi := &file_grantlog_v1_types_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1019,7 +1098,7 @@ func (x *CreateStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateStore.ProtoReflect.Descriptor instead.
 func (*CreateStore) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{6}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *CreateStore) GetStore() string {
@@ -1054,7 +1133,7 @@ type DeleteStore struct {
 
 func (x *DeleteStore) Reset() {
 	*x = DeleteStore{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[7]
+	mi := &file_grantlog_v1_types_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1066,7 +1145,7 @@ func (x *DeleteStore) String() string {
 func (*DeleteStore) ProtoMessage() {}
 
 func (x *DeleteStore) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[7]
+	mi := &file_grantlog_v1_types_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1079,7 +1158,7 @@ func (x *DeleteStore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStore.ProtoReflect.Descriptor instead.
 func (*DeleteStore) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{7}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DeleteStore) GetStore() string {
@@ -1105,7 +1184,7 @@ type ModelSource struct {
 
 func (x *ModelSource) Reset() {
 	*x = ModelSource{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[8]
+	mi := &file_grantlog_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1196,7 @@ func (x *ModelSource) String() string {
 func (*ModelSource) ProtoMessage() {}
 
 func (x *ModelSource) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[8]
+	mi := &file_grantlog_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1209,7 @@ func (x *ModelSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelSource.ProtoReflect.Descriptor instead.
 func (*ModelSource) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ModelSource) GetId() string {
@@ -1165,7 +1244,7 @@ type BeginRestore struct {
 
 func (x *BeginRestore) Reset() {
 	*x = BeginRestore{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[9]
+	mi := &file_grantlog_v1_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1177,7 +1256,7 @@ func (x *BeginRestore) String() string {
 func (*BeginRestore) ProtoMessage() {}
 
 func (x *BeginRestore) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[9]
+	mi := &file_grantlog_v1_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1190,7 +1269,7 @@ func (x *BeginRestore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginRestore.ProtoReflect.Descriptor instead.
 func (*BeginRestore) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BeginRestore) GetStore() string {
@@ -1213,7 +1292,7 @@ type EndRestore struct {
 
 func (x *EndRestore) Reset() {
 	*x = EndRestore{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[10]
+	mi := &file_grantlog_v1_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1304,7 @@ func (x *EndRestore) String() string {
 func (*EndRestore) ProtoMessage() {}
 
 func (x *EndRestore) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[10]
+	mi := &file_grantlog_v1_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1317,7 @@ func (x *EndRestore) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndRestore.ProtoReflect.Descriptor instead.
 func (*EndRestore) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EndRestore) GetStore() string {
@@ -1268,7 +1347,7 @@ type Epoch struct {
 
 func (x *Epoch) Reset() {
 	*x = Epoch{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[11]
+	mi := &file_grantlog_v1_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1280,7 +1359,7 @@ func (x *Epoch) String() string {
 func (*Epoch) ProtoMessage() {}
 
 func (x *Epoch) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[11]
+	mi := &file_grantlog_v1_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1293,7 +1372,7 @@ func (x *Epoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Epoch.ProtoReflect.Descriptor instead.
 func (*Epoch) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Epoch) GetNumber() uint64 {
@@ -1321,7 +1400,7 @@ type Activate struct {
 
 func (x *Activate) Reset() {
 	*x = Activate{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[12]
+	mi := &file_grantlog_v1_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1412,7 @@ func (x *Activate) String() string {
 func (*Activate) ProtoMessage() {}
 
 func (x *Activate) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[12]
+	mi := &file_grantlog_v1_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1425,7 @@ func (x *Activate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Activate.ProtoReflect.Descriptor instead.
 func (*Activate) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Activate) GetVersion() uint64 {
@@ -1371,7 +1450,7 @@ type Cut struct {
 
 func (x *Cut) Reset() {
 	*x = Cut{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[13]
+	mi := &file_grantlog_v1_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1383,7 +1462,7 @@ func (x *Cut) String() string {
 func (*Cut) ProtoMessage() {}
 
 func (x *Cut) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[13]
+	mi := &file_grantlog_v1_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1396,7 +1475,7 @@ func (x *Cut) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cut.ProtoReflect.Descriptor instead.
 func (*Cut) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Cut) GetFrom() uint64 {
@@ -1437,7 +1516,7 @@ type Outcome struct {
 
 func (x *Outcome) Reset() {
 	*x = Outcome{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[14]
+	mi := &file_grantlog_v1_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1528,7 @@ func (x *Outcome) String() string {
 func (*Outcome) ProtoMessage() {}
 
 func (x *Outcome) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[14]
+	mi := &file_grantlog_v1_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,7 +1541,7 @@ func (x *Outcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outcome.ProtoReflect.Descriptor instead.
 func (*Outcome) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Outcome) GetKind() Outcome_Kind {
@@ -1511,7 +1590,7 @@ type Rejection struct {
 
 func (x *Rejection) Reset() {
 	*x = Rejection{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[15]
+	mi := &file_grantlog_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1602,7 @@ func (x *Rejection) String() string {
 func (*Rejection) ProtoMessage() {}
 
 func (x *Rejection) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[15]
+	mi := &file_grantlog_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1615,7 @@ func (x *Rejection) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rejection.ProtoReflect.Descriptor instead.
 func (*Rejection) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Rejection) GetCode() Rejection_Code {
@@ -1591,7 +1670,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[16]
+	mi := &file_grantlog_v1_types_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +1682,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[16]
+	mi := &file_grantlog_v1_types_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +1695,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{16}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Entry) GetStore() string {
@@ -1716,7 +1795,7 @@ type Freshness struct {
 
 func (x *Freshness) Reset() {
 	*x = Freshness{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[17]
+	mi := &file_grantlog_v1_types_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1807,7 @@ func (x *Freshness) String() string {
 func (*Freshness) ProtoMessage() {}
 
 func (x *Freshness) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[17]
+	mi := &file_grantlog_v1_types_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1820,7 @@ func (x *Freshness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freshness.ProtoReflect.Descriptor instead.
 func (*Freshness) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{17}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Freshness) GetFreshness() isFreshness_Freshness {
@@ -1885,7 +1964,7 @@ type Provenance struct {
 
 func (x *Provenance) Reset() {
 	*x = Provenance{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[18]
+	mi := &file_grantlog_v1_types_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1897,7 +1976,7 @@ func (x *Provenance) String() string {
 func (*Provenance) ProtoMessage() {}
 
 func (x *Provenance) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[18]
+	mi := &file_grantlog_v1_types_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1910,7 +1989,7 @@ func (x *Provenance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Provenance.ProtoReflect.Descriptor instead.
 func (*Provenance) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{18}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Provenance) GetRevision() uint64 {
@@ -1981,7 +2060,7 @@ type Behind struct {
 
 func (x *Behind) Reset() {
 	*x = Behind{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[19]
+	mi := &file_grantlog_v1_types_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2072,7 @@ func (x *Behind) String() string {
 func (*Behind) ProtoMessage() {}
 
 func (x *Behind) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[19]
+	mi := &file_grantlog_v1_types_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2085,7 @@ func (x *Behind) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Behind.ProtoReflect.Descriptor instead.
 func (*Behind) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{19}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Behind) GetApplied() uint64 {
@@ -2027,7 +2106,7 @@ type UnknownOutcome struct {
 
 func (x *UnknownOutcome) Reset() {
 	*x = UnknownOutcome{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[20]
+	mi := &file_grantlog_v1_types_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2118,7 @@ func (x *UnknownOutcome) String() string {
 func (*UnknownOutcome) ProtoMessage() {}
 
 func (x *UnknownOutcome) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[20]
+	mi := &file_grantlog_v1_types_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2131,7 @@ func (x *UnknownOutcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnknownOutcome.ProtoReflect.Descriptor instead.
 func (*UnknownOutcome) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{20}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UnknownOutcome) GetId() string {
@@ -2084,7 +2163,7 @@ type BudgetExhausted struct {
 
 func (x *BudgetExhausted) Reset() {
 	*x = BudgetExhausted{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[21]
+	mi := &file_grantlog_v1_types_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2096,7 +2175,7 @@ func (x *BudgetExhausted) String() string {
 func (*BudgetExhausted) ProtoMessage() {}
 
 func (x *BudgetExhausted) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[21]
+	mi := &file_grantlog_v1_types_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2109,7 +2188,7 @@ func (x *BudgetExhausted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BudgetExhausted.ProtoReflect.Descriptor instead.
 func (*BudgetExhausted) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{21}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *BudgetExhausted) GetWhat() string {
@@ -2161,7 +2240,7 @@ type MissingContext struct {
 
 func (x *MissingContext) Reset() {
 	*x = MissingContext{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[22]
+	mi := &file_grantlog_v1_types_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2173,7 +2252,7 @@ func (x *MissingContext) String() string {
 func (*MissingContext) ProtoMessage() {}
 
 func (x *MissingContext) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[22]
+	mi := &file_grantlog_v1_types_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2186,7 +2265,7 @@ func (x *MissingContext) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MissingContext.ProtoReflect.Descriptor instead.
 func (*MissingContext) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{22}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MissingContext) GetCondition() string {
@@ -2241,7 +2320,7 @@ type EntryFilter struct {
 
 func (x *EntryFilter) Reset() {
 	*x = EntryFilter{}
-	mi := &file_grantlog_v1_types_proto_msgTypes[23]
+	mi := &file_grantlog_v1_types_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2332,7 @@ func (x *EntryFilter) String() string {
 func (*EntryFilter) ProtoMessage() {}
 
 func (x *EntryFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_types_proto_msgTypes[23]
+	mi := &file_grantlog_v1_types_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2345,7 @@ func (x *EntryFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryFilter.ProtoReflect.Descriptor instead.
 func (*EntryFilter) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{23}
+	return file_grantlog_v1_types_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EntryFilter) GetActor() string {
@@ -2370,7 +2449,7 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\fPrecondition\x12(\n" +
 	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12\x1d\n" +
 	"\n" +
-	"must_exist\x18\x02 \x01(\bR\tmustExist\"\x96\x04\n" +
+	"must_exist\x18\x02 \x01(\bR\tmustExist\"\xe1\x04\n" +
 	"\x06Change\x12*\n" +
 	"\x05grant\x18\x01 \x01(\v2\x12.grantlog.v1.GrantH\x00R\x05grant\x12-\n" +
 	"\x06revoke\x18\x02 \x01(\v2\x13.grantlog.v1.RevokeH\x00R\x06revoke\x12;\n" +
@@ -2382,7 +2461,9 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\bactivate\x18\a \x01(\v2\x15.grantlog.v1.ActivateH\x00R\bactivate\x12@\n" +
 	"\rbegin_restore\x18\b \x01(\v2\x19.grantlog.v1.BeginRestoreH\x00R\fbeginRestore\x12:\n" +
 	"\vend_restore\x18\t \x01(\v2\x17.grantlog.v1.EndRestoreH\x00R\n" +
-	"endRestoreB\b\n" +
+	"endRestore\x12I\n" +
+	"\x10write_assertions\x18\n" +
+	" \x01(\v2\x1c.grantlog.v1.WriteAssertionsH\x00R\x0fwriteAssertionsB\b\n" +
 	"\x06change\"\xce\x02\n" +
 	"\x05Grant\x12(\n" +
 	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x129\n" +
@@ -2395,7 +2476,12 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\acontext\x18\x06 \x01(\v2\x17.google.protobuf.StructR\acontext\x12\x14\n" +
 	"\x05owner\x18\a \x01(\tR\x05owner\"2\n" +
 	"\x06Revoke\x12(\n" +
-	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\"M\n" +
+	"\x05tuple\x18\x01 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\"G\n" +
+	"\x0fWriteAssertions\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12\x1e\n" +
+	"\n" +
+	"assertions\x18\x02 \x01(\fR\n" +
+	"assertions\"M\n" +
 	"\vCreateStore\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -2502,7 +2588,7 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\tcondition\x18\x01 \x01(\tR\tcondition\x12\x1e\n" +
 	"\n" +
 	"parameters\x18\x02 \x03(\tR\n" +
-	"parameters\"\xa7\x04\n" +
+	"parameters\"\xbd\x04\n" +
 	"\vEntryFilter\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06ticket\x18\x02 \x01(\tR\x06ticket\x12\x18\n" +
@@ -2515,7 +2601,7 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\x0ewithout_ticket\x18\t \x01(\bR\rwithoutTicket\x12\x1a\n" +
 	"\bchannels\x18\n" +
 	" \x03(\tR\bchannels\x12)\n" +
-	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\xad\x01\n" +
+	"\x10outside_channels\x18\v \x03(\tR\x0foutsideChannels\"\xc3\x01\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\t\n" +
 	"\x05GRANT\x10\x01\x12\n" +
@@ -2527,7 +2613,9 @@ const file_grantlog_v1_types_proto_rawDesc = "" +
 	"\rADVANCE_EPOCH\x10\x06\x12\f\n" +
 	"\bACTIVATE\x10\a\x12\x11\n" +
 	"\rBEGIN_RESTORE\x10\b\x12\x0f\n" +
-	"\vEND_RESTORE\x10\tB;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
+	"\vEND_RESTORE\x10\t\x12\x14\n" +
+	"\x10WRITE_ASSERTIONS\x10\n" +
+	"B;Z9github.com/grantlog/grantlog/proto/grantlog/v1;grantlogv1b\x06proto3"
 
 var (
 	file_grantlog_v1_types_proto_rawDescOnce sync.Once
@@ -2542,7 +2630,7 @@ func file_grantlog_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_grantlog_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_grantlog_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_grantlog_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_grantlog_v1_types_proto_goTypes = []any{
 	(ModelSource_Kind)(0),         // 0: grantlog.v1.ModelSource.Kind
 	(Outcome_Kind)(0),             // 1: grantlog.v1.Outcome.Kind
@@ -2555,27 +2643,28 @@ var file_grantlog_v1_types_proto_goTypes = []any{
 	(*Change)(nil),                // 8: grantlog.v1.Change
 	(*Grant)(nil),                 // 9: grantlog.v1.Grant
 	(*Revoke)(nil),                // 10: grantlog.v1.Revoke
-	(*CreateStore)(nil),           // 11: grantlog.v1.CreateStore
-	(*DeleteStore)(nil),           // 12: grantlog.v1.DeleteStore
-	(*ModelSource)(nil),           // 13: grantlog.v1.ModelSource
-	(*BeginRestore)(nil),          // 14: grantlog.v1.BeginRestore
-	(*EndRestore)(nil),            // 15: grantlog.v1.EndRestore
-	(*Epoch)(nil),                 // 16: grantlog.v1.Epoch
-	(*Activate)(nil),              // 17: grantlog.v1.Activate
-	(*Cut)(nil),                   // 18: grantlog.v1.Cut
-	(*Outcome)(nil),               // 19: grantlog.v1.Outcome
-	(*Rejection)(nil),             // 20: grantlog.v1.Rejection
-	(*Entry)(nil),                 // 21: grantlog.v1.Entry
-	(*Freshness)(nil),             // 22: grantlog.v1.Freshness
-	(*Provenance)(nil),            // 23: grantlog.v1.Provenance
-	(*Behind)(nil),                // 24: grantlog.v1.Behind
-	(*UnknownOutcome)(nil),        // 25: grantlog.v1.UnknownOutcome
-	(*BudgetExhausted)(nil),       // 26: grantlog.v1.BudgetExhausted
-	(*MissingContext)(nil),        // 27: grantlog.v1.MissingContext
-	(*EntryFilter)(nil),           // 28: grantlog.v1.EntryFilter
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*structpb.Struct)(nil),       // 31: google.protobuf.Struct
+	(*WriteAssertions)(nil),       // 11: grantlog.v1.WriteAssertions
+	(*CreateStore)(nil),           // 12: grantlog.v1.CreateStore
+	(*DeleteStore)(nil),           // 13: grantlog.v1.DeleteStore
+	(*ModelSource)(nil),           // 14: grantlog.v1.ModelSource
+	(*BeginRestore)(nil),          // 15: grantlog.v1.BeginRestore
+	(*EndRestore)(nil),            // 16: grantlog.v1.EndRestore
+	(*Epoch)(nil),                 // 17: grantlog.v1.Epoch
+	(*Activate)(nil),              // 18: grantlog.v1.Activate
+	(*Cut)(nil),                   // 19: grantlog.v1.Cut
+	(*Outcome)(nil),               // 20: grantlog.v1.Outcome
+	(*Rejection)(nil),             // 21: grantlog.v1.Rejection
+	(*Entry)(nil),                 // 22: grantlog.v1.Entry
+	(*Freshness)(nil),             // 23: grantlog.v1.Freshness
+	(*Provenance)(nil),            // 24: grantlog.v1.Provenance
+	(*Behind)(nil),                // 25: grantlog.v1.Behind
+	(*UnknownOutcome)(nil),        // 26: grantlog.v1.UnknownOutcome
+	(*BudgetExhausted)(nil),       // 27: grantlog.v1.BudgetExhausted
+	(*MissingContext)(nil),        // 28: grantlog.v1.MissingContext
+	(*EntryFilter)(nil),           // 29: grantlog.v1.EntryFilter
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*structpb.Struct)(nil),       // 32: google.protobuf.Struct
 }
 var file_grantlog_v1_types_proto_depIdxs = []int32{
 	7,  // 0: grantlog.v1.Command.preconditions:type_name -> grantlog.v1.Precondition
@@ -2583,38 +2672,39 @@ var file_grantlog_v1_types_proto_depIdxs = []int32{
 	5,  // 2: grantlog.v1.Precondition.tuple:type_name -> grantlog.v1.Tuple
 	9,  // 3: grantlog.v1.Change.grant:type_name -> grantlog.v1.Grant
 	10, // 4: grantlog.v1.Change.revoke:type_name -> grantlog.v1.Revoke
-	13, // 5: grantlog.v1.Change.write_model:type_name -> grantlog.v1.ModelSource
-	11, // 6: grantlog.v1.Change.create_store:type_name -> grantlog.v1.CreateStore
-	12, // 7: grantlog.v1.Change.delete_store:type_name -> grantlog.v1.DeleteStore
-	16, // 8: grantlog.v1.Change.advance_epoch:type_name -> grantlog.v1.Epoch
-	17, // 9: grantlog.v1.Change.activate:type_name -> grantlog.v1.Activate
-	14, // 10: grantlog.v1.Change.begin_restore:type_name -> grantlog.v1.BeginRestore
-	15, // 11: grantlog.v1.Change.end_restore:type_name -> grantlog.v1.EndRestore
-	5,  // 12: grantlog.v1.Grant.tuple:type_name -> grantlog.v1.Tuple
-	29, // 13: grantlog.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
-	30, // 14: grantlog.v1.Grant.expires_after:type_name -> google.protobuf.Duration
-	29, // 15: grantlog.v1.Grant.not_before:type_name -> google.protobuf.Timestamp
-	31, // 16: grantlog.v1.Grant.context:type_name -> google.protobuf.Struct
-	5,  // 17: grantlog.v1.Revoke.tuple:type_name -> grantlog.v1.Tuple
-	0,  // 18: grantlog.v1.ModelSource.kind:type_name -> grantlog.v1.ModelSource.Kind
-	18, // 19: grantlog.v1.Epoch.cuts:type_name -> grantlog.v1.Cut
-	1,  // 20: grantlog.v1.Outcome.kind:type_name -> grantlog.v1.Outcome.Kind
-	20, // 21: grantlog.v1.Outcome.rejection:type_name -> grantlog.v1.Rejection
-	2,  // 22: grantlog.v1.Rejection.code:type_name -> grantlog.v1.Rejection.Code
-	29, // 23: grantlog.v1.Entry.time:type_name -> google.protobuf.Timestamp
-	3,  // 24: grantlog.v1.Entry.method:type_name -> grantlog.v1.Entry.Method
-	6,  // 25: grantlog.v1.Entry.command:type_name -> grantlog.v1.Command
-	19, // 26: grantlog.v1.Entry.outcome:type_name -> grantlog.v1.Outcome
-	29, // 27: grantlog.v1.Freshness.at_time:type_name -> google.protobuf.Timestamp
-	29, // 28: grantlog.v1.Provenance.time:type_name -> google.protobuf.Timestamp
-	3,  // 29: grantlog.v1.Provenance.method:type_name -> grantlog.v1.Entry.Method
-	4,  // 30: grantlog.v1.EntryFilter.kinds:type_name -> grantlog.v1.EntryFilter.Kind
-	1,  // 31: grantlog.v1.EntryFilter.outcomes:type_name -> grantlog.v1.Outcome.Kind
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	14, // 5: grantlog.v1.Change.write_model:type_name -> grantlog.v1.ModelSource
+	12, // 6: grantlog.v1.Change.create_store:type_name -> grantlog.v1.CreateStore
+	13, // 7: grantlog.v1.Change.delete_store:type_name -> grantlog.v1.DeleteStore
+	17, // 8: grantlog.v1.Change.advance_epoch:type_name -> grantlog.v1.Epoch
+	18, // 9: grantlog.v1.Change.activate:type_name -> grantlog.v1.Activate
+	15, // 10: grantlog.v1.Change.begin_restore:type_name -> grantlog.v1.BeginRestore
+	16, // 11: grantlog.v1.Change.end_restore:type_name -> grantlog.v1.EndRestore
+	11, // 12: grantlog.v1.Change.write_assertions:type_name -> grantlog.v1.WriteAssertions
+	5,  // 13: grantlog.v1.Grant.tuple:type_name -> grantlog.v1.Tuple
+	30, // 14: grantlog.v1.Grant.expires_at:type_name -> google.protobuf.Timestamp
+	31, // 15: grantlog.v1.Grant.expires_after:type_name -> google.protobuf.Duration
+	30, // 16: grantlog.v1.Grant.not_before:type_name -> google.protobuf.Timestamp
+	32, // 17: grantlog.v1.Grant.context:type_name -> google.protobuf.Struct
+	5,  // 18: grantlog.v1.Revoke.tuple:type_name -> grantlog.v1.Tuple
+	0,  // 19: grantlog.v1.ModelSource.kind:type_name -> grantlog.v1.ModelSource.Kind
+	19, // 20: grantlog.v1.Epoch.cuts:type_name -> grantlog.v1.Cut
+	1,  // 21: grantlog.v1.Outcome.kind:type_name -> grantlog.v1.Outcome.Kind
+	21, // 22: grantlog.v1.Outcome.rejection:type_name -> grantlog.v1.Rejection
+	2,  // 23: grantlog.v1.Rejection.code:type_name -> grantlog.v1.Rejection.Code
+	30, // 24: grantlog.v1.Entry.time:type_name -> google.protobuf.Timestamp
+	3,  // 25: grantlog.v1.Entry.method:type_name -> grantlog.v1.Entry.Method
+	6,  // 26: grantlog.v1.Entry.command:type_name -> grantlog.v1.Command
+	20, // 27: grantlog.v1.Entry.outcome:type_name -> grantlog.v1.Outcome
+	30, // 28: grantlog.v1.Freshness.at_time:type_name -> google.protobuf.Timestamp
+	30, // 29: grantlog.v1.Provenance.time:type_name -> google.protobuf.Timestamp
+	3,  // 30: grantlog.v1.Provenance.method:type_name -> grantlog.v1.Entry.Method
+	4,  // 31: grantlog.v1.EntryFilter.kinds:type_name -> grantlog.v1.EntryFilter.Kind
+	1,  // 32: grantlog.v1.EntryFilter.outcomes:type_name -> grantlog.v1.Outcome.Kind
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_types_proto_init() }
@@ -2632,8 +2722,9 @@ func file_grantlog_v1_types_proto_init() {
 		(*Change_Activate)(nil),
 		(*Change_BeginRestore)(nil),
 		(*Change_EndRestore)(nil),
+		(*Change_WriteAssertions)(nil),
 	}
-	file_grantlog_v1_types_proto_msgTypes[17].OneofWrappers = []any{
+	file_grantlog_v1_types_proto_msgTypes[18].OneofWrappers = []any{
 		(*Freshness_Any)(nil),
 		(*Freshness_AtLeast)(nil),
 		(*Freshness_Latest)(nil),
@@ -2647,7 +2738,7 @@ func file_grantlog_v1_types_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_types_proto_rawDesc), len(file_grantlog_v1_types_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
