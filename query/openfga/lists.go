@@ -2,21 +2,153 @@ package openfga
 
 import (
 	"context"
+	"errors"
+	"iter"
+	"time"
 
+	"github.com/grantlog/grantlog/ledger/model"
+	"github.com/grantlog/grantlog/ledger/tuple"
+	"github.com/grantlog/grantlog/query"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
-// ListObjects is not served yet.
+// Lists end at one of these, whichever comes first, with what was found until then, as
+// OpenFGA's documentation says of its own. Streams end at the deadline alone. The lists of
+// the native API have neither.
+const (
+	maxListed    = 1000 // items of ListObjects and ListUsers
+	listDeadline = 3 * time.Second
+)
+
+// An objectsRequest is the request for a list of objects, streamed or not.
+type objectsRequest interface {
+	question
+	GetType() string
+	GetRelation() string
+	GetUser() string
+	GetContextualTuples() *openfgav1.ContextualTupleKeys
+	GetContext() *structpb.Struct
+}
+
+// ListObjects lists the objects of a type on which a user holds a relation, in the order
+// of their ids: the first 1,000, or those found within three seconds.
 func (s *Service) ListObjects(ctx context.Context, req *openfgav1.ListObjectsRequest) (*openfgav1.ListObjectsResponse, error) {
-	return nil, errNotServed
+	answer := &openfgav1.ListObjectsResponse{}
+	err := s.listObjects(ctx, req, func(object string) (bool, error) {
+		answer.Objects = append(answer.Objects, object)
+		return len(answer.Objects) < maxListed, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
 }
 
-// StreamedListObjects is not served yet.
+// StreamedListObjects is ListObjects without its limit: each object is sent as it is found.
 func (s *Service) StreamedListObjects(ctx context.Context, req *openfgav1.StreamedListObjectsRequest, send func(*openfgav1.StreamedListObjectsResponse) error) error {
-	return errNotServed
+	return s.listObjects(ctx, req, func(object string) (bool, error) {
+		err := send(&openfgav1.StreamedListObjectsResponse{Object: object})
+		return err == nil, err
+	})
 }
 
-// ListUsers is not served yet.
-func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest) (*openfgav1.ListUsersResponse, error) {
-	return nil, errNotServed
+// listObjects calls found for each object until it returns false.
+func (s *Service) listObjects(ctx context.Context, req objectsRequest, found func(object string) (more bool, err error)) (err error) {
+	defer s.listed("objects", time.Now(), &err)
+	q := query.ObjectsQuestion{Type: req.GetType(), Relation: req.GetRelation()}
+	if q.Subject, err = readSubject("user", req.GetUser()); err != nil {
+		return err
+	}
+	if q.Given, err = readGiven(req.GetContextualTuples().GetTupleKeys(), req.GetContext()); err != nil {
+		return err
+	}
+	a, err := s.ask(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	if err := a.knownRelation("type", q.Type, q.Relation); err != nil {
+		return err
+	}
+	return list(ctx, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListObjects(ctx, q, "") },
+		func(i model.Item) (bool, error) { return found(q.Type + ":" + i.ID) })
+}
+
+// listed counts a list that began then and ends with err.
+func (s *Service) listed(of string, began time.Time, err *error) {
+	s.cfg.Listed(of, *err, time.Since(began))
+}
+
+// list takes the items of a list that ends at the deadline, until take returns false.
+func list(ctx context.Context, items func(context.Context) iter.Seq2[model.Item, error], take func(model.Item) (bool, error)) error {
+	within, cancel := context.WithTimeout(ctx, listDeadline)
+	defer cancel()
+	for i, err := range items(within) {
+		if err == nil {
+			err = i.Err
+		}
+		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+			return nil // the list's own deadline, not the caller's
+		}
+		if err != nil {
+			return questionError(err)
+		}
+		if more, err := take(i); !more || err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ListUsers lists the users of one kind that hold a relation on an object, in the order of
+// their ids: the first 1,000, or those found within three seconds. A wildcard stands for
+// all users of its type but those from whom the model takes the relation away, which the
+// answer cannot name.
+func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest) (answer *openfgav1.ListUsersResponse, err error) {
+	defer s.listed("subjects", time.Now(), &err)
+	filter := req.GetUserFilters()[0] // validated: there is exactly one
+	q := query.SubjectsQuestion{Kind: model.Kind{Type: filter.GetType(), Relation: filter.GetRelation()}, Relation: req.GetRelation()}
+	if q.Object, err = readObject("object", req.GetObject().GetType()+":"+req.GetObject().GetId()); err != nil {
+		return nil, err
+	}
+	if q.Given, err = readGiven(req.GetContextualTuples(), req.GetContext()); err != nil {
+		return nil, err
+	}
+	a, err := s.ask(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer a.close()
+	if err := a.knownKind("user_filters[0]", q.Kind); err != nil {
+		return nil, err
+	}
+	if err := a.knownRelation("object", q.Object.Type, q.Relation); err != nil {
+		return nil, err
+	}
+	answer = &openfgav1.ListUsersResponse{}
+	if !a.model.CanHold(q.Object.Type, q.Relation, q.Kind) {
+		return answer, nil // by the model, nobody of the kind
+	}
+	err = list(ctx, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListSubjects(ctx, q, "") },
+		func(i model.Item) (bool, error) {
+			if !i.Excluded {
+				answer.Users = append(answer.Users, userMessage(q.Kind, i.ID))
+			}
+			return len(answer.Users) < maxListed, nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func userMessage(k model.Kind, id string) *openfgav1.User {
+	switch {
+	case k.Relation != "":
+		return &openfgav1.User{User: &openfgav1.User_Userset{Userset: &openfgav1.UsersetUser{Type: k.Type, Id: id, Relation: k.Relation}}}
+	case id == tuple.Wildcard:
+		return &openfgav1.User{User: &openfgav1.User_Wildcard{Wildcard: &openfgav1.TypedWildcard{Type: k.Type}}}
+	}
+	return &openfgav1.User{User: &openfgav1.User_Object{Object: &openfgav1.Object{Type: k.Type, Id: id}}}
 }
