@@ -4,10 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
 	"strings"
 
+	"github.com/grantlog/grantlog/cmd/grantlog/files"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/ledger/model"
@@ -18,7 +17,7 @@ import (
 func (a *app) modelCommand() *cobra.Command {
 	return parent(&cobra.Command{
 		Use:   "model",
-		Short: "Write, read and validate authorization models",
+		Short: "Write, read, validate and test authorization models",
 		Long: `A model says which types of object there are, and for each of their relations who
 holds it. It is written in OpenFGA's modeling language, schema 1.1 or 1.2. What FILE
 holds is told by its name:
@@ -27,7 +26,7 @@ holds is told by its name:
   fga.mod   the list of several module files beside it
   *.json    OpenFGA's JSON form
   -         the modeling language, from the standard input`,
-	}, a.modelWriteCommand(), a.modelReadCommand(), a.modelValidateCommand())
+	}, a.modelWriteCommand(), a.modelReadCommand(), a.modelValidateCommand(), a.modelTestCommand())
 }
 
 func (a *app) modelWriteCommand() *cobra.Command {
@@ -196,61 +195,16 @@ func (a *app) invalid(mistakes *dsl.Errors) error {
 
 // readModel reads, parses and validates a model. What is wrong with it is a
 // [*dsl.Errors], in which files have the names to open them by.
-func (a *app) readModel(name string, limits dsl.Limits) (ledger.SourceKind, []byte, *model.Model, error) {
-	kind, source, err := a.readModelFile(name)
-	var m *model.Model
+func (a *app) readModel(name string, limits dsl.Limits) (kind ledger.SourceKind, source []byte, m *model.Model, err error) {
+	if name == "-" {
+		name, kind = "<stdin>", ledger.SourceDSL
+		source, err = io.ReadAll(io.LimitReader(a.stdin, ledger.MaxModelSource+1)) // one more is too many, and said to be
+	} else {
+		kind, source, err = files.ReadModel(name)
+	}
 	if err == nil {
 		m, err = dsl.Parse(kind, source, limits)
 	}
-	var mistakes *dsl.Errors
-	if errors.As(err, &mistakes) {
-		for i := range *mistakes {
-			switch e := &(*mistakes)[i]; {
-			case e.File != "":
-				e.File = filepath.Join(filepath.Dir(name), filepath.FromSlash(e.File))
-			case name == "-":
-				e.File = "<stdin>"
-			default:
-				e.File = name
-			}
-		}
-	}
+	files.Rename(err, name)
 	return kind, source, m, err
-}
-
-// readModelFile reads a model's source, of the kind that the file's name tells.
-func (a *app) readModelFile(name string) (ledger.SourceKind, []byte, error) {
-	if name == "-" {
-		source, err := io.ReadAll(io.LimitReader(a.stdin, ledger.MaxModelSource+1)) // one more is too many, and said to be
-		return ledger.SourceDSL, source, err
-	}
-	source, err := os.ReadFile(name)
-	if err != nil {
-		return 0, nil, err
-	}
-	switch {
-	case filepath.Base(name) == dsl.ModFile:
-		source, err = joinModules(name, source)
-		return ledger.SourceModules, source, err
-	case filepath.Ext(name) == ".fga":
-		return ledger.SourceDSL, source, nil
-	case filepath.Ext(name) == ".json":
-		return ledger.SourceJSON, source, nil
-	}
-	return 0, nil, fmt.Errorf("%s: the name of a model's file ends with .fga or .json, or is %s", name, dsl.ModFile)
-}
-
-// joinModules reads the files that fga.mod lists, which stand beside it.
-func joinModules(name string, mod []byte) ([]byte, error) {
-	names, err := dsl.ModuleNames(mod)
-	if err != nil {
-		return nil, err
-	}
-	files := map[string][]byte{dsl.ModFile: mod}
-	for _, n := range names {
-		if files[n], err = os.ReadFile(filepath.Join(filepath.Dir(name), filepath.FromSlash(n))); err != nil {
-			return nil, fmt.Errorf("%s lists %s: %w", name, n, err)
-		}
-	}
-	return dsl.JoinModules(files)
 }
