@@ -41,15 +41,14 @@ import (
 // bytes of source, and [model.MaxTypes] types.
 type Limits struct {
 	Source int // bytes of the source; by default [ledger.MaxModelSource]
-	Types  int // types of the model; by default 100
+	Types  int // types of the model; by default [DefaultTypes]
 	Errors int // mistakes that are reported; by default 100
 }
 
-// The defaults of [Limits].
-const (
-	defaultTypes  = 100
-	defaultErrors = 100
-)
+// DefaultTypes is how many types a model may have by default.
+const DefaultTypes = 100
+
+const defaultErrors = 100
 
 // An Error is one mistake in a source, and where it is.
 type Error struct {
@@ -107,7 +106,7 @@ func Parse(kind ledger.SourceKind, source []byte, limits Limits) (*model.Model, 
 	default:
 		d.giveUp(place{}, "", "unknown kind of source %d", kind)
 	}
-	if n, most := len(d.model.Types), cmp.Or(limits.Types, defaultTypes); n > most {
+	if n, most := len(d.model.Types), cmp.Or(limits.Types, DefaultTypes); n > most {
 		d.giveUp(d.schema, "", "a model must define at most %d types, this defines %d", most, n)
 	}
 	switch {
