@@ -32,7 +32,7 @@ func (a *Asking) CheckAll(ctx context.Context, questions []Question) ([]Result, 
 	var key []byte
 	for i := range questions {
 		order[i] = i
-		if g := &questions[i].Given; len(g.Contextual) > 0 || g.Context.Kind != model.NullValue {
+		if g := &questions[i].Given; len(g.Contextual) > 0 || g.Context.Kind != model.NullValue || g.Over.Kind != model.NullValue {
 			key = g.append(key[:0])
 			n, ok := givens[string(key)]
 			if !ok {

@@ -41,6 +41,7 @@ type Contextual struct {
 type Given struct {
 	Contextual []Contextual // at most MaxContextual, none twice; each hides a granted tuple
 	Context    model.Value  // a map for the parameters of conditions, or null
+	Over       model.Value  // a map as Context, or null; wins over the context of a grant, and over Context
 }
 
 // A Question asks whether a subject holds a relation on an object. Its tuple follows
@@ -223,8 +224,11 @@ func (a *Asking) scope(ctx context.Context, g *Given, b model.Budget) (model.Sco
 	if g.Context.Kind != model.NullValue && g.Context.Kind != model.MapValue {
 		return sc, invalid("context", "must be an object")
 	}
+	if g.Over.Kind != model.NullValue && g.Over.Kind != model.MapValue {
+		return sc, invalid("over", "must be an object")
+	}
 	if a.programs != nil {
-		sc.Conditions = a.programs.Conditions(g.Context, a.now)
+		sc.Conditions = a.programs.ConditionsOver(g.Context, g.Over, a.now)
 	}
 	return sc, nil
 }

@@ -205,6 +205,7 @@ func TestCheck(t *testing.T) {
 		name       string
 		tuple      string
 		context    model.Value
+		over       model.Value
 		contextual []query.Contextual
 		now        int64
 		want       bool
@@ -231,6 +232,11 @@ func TestCheck(t *testing.T) {
 		{name: "condition holds", tuple: "doc:plan#editor@user:dan", context: object("hour", 10), want: true},
 		{name: "condition does not hold", tuple: "doc:plan#editor@user:dan", context: object("hour", 8)},
 		{name: "stored context wins", tuple: "doc:plan#editor@user:dan", context: object("hour", 8, "opens", 1)},
+		{name: "what is given over it wins over stored context", tuple: "doc:plan#editor@user:dan", context: object("hour", 8), over: object("opens", 1), want: true},
+		{name: "and over the question's", tuple: "doc:plan#editor@user:dan", context: object("hour", 10), over: object("hour", 8)},
+		{name: "what it does not give is as stored", tuple: "doc:plan#editor@user:dan", over: object("hour", 8)},
+		{name: "it is of the wrong type", tuple: "doc:plan#editor@user:dan", context: object("hour", 10), over: object("opens", `"late"`), err: "opens"},
+		{name: "it wins over a contextual condition's", tuple: "doc:plan#editor@user:new", contextual: []query.Contextual{{Tuple: parse(t, "doc:plan#editor@user:new"), Condition: "office_hours", Context: object("opens", 5)}}, context: object("hour", 6), over: object("opens", 7)},
 		{name: "context is missing", tuple: "doc:plan#editor@user:dan", err: "hour"},
 		{name: "context is missing, behind an exclusion", tuple: "doc:plan#viewer@user:dan", err: "hour"},
 		{name: "context of the wrong type", tuple: "doc:plan#editor@user:dan", context: object("hour", `"late"`), err: "hour"},
@@ -258,7 +264,7 @@ func TestCheck(t *testing.T) {
 				tt.now = start + 100
 			}
 			a := w.ask(query.NewEngine(query.Budgets{}), tt.now)
-			q := query.Question{Tuple: parse(t, tt.tuple), Given: query.Given{Context: tt.context, Contextual: tt.contextual}}
+			q := query.Question{Tuple: parse(t, tt.tuple), Given: query.Given{Context: tt.context, Over: tt.over, Contextual: tt.contextual}}
 			got, err := a.Check(context.Background(), q)
 			if got.Allowed != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
 				t.Errorf("Check(%s) = %v, %v, want %v and an error with %q", tt.tuple, got.Allowed, err, tt.want, tt.err)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/model"
+	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/ledger/wire"
 )
 
@@ -102,6 +103,12 @@ func (q *SubjectsQuestion) Key() [16]byte {
 	return key(q.Given.append(b))
 }
 
+// RelationsKey names the question which relations a subject holds on an object.
+func RelationsKey(s tuple.Subject, o tuple.Object, g *Given) [16]byte {
+	b := appendTexts([]byte{'r'}, s.Type, s.ID, s.Relation, o.Type, o.ID)
+	return key(g.append(b))
+}
+
 // Key names the filter.
 func (f *Filter) Key() [16]byte {
 	b := appendTexts([]byte{'t'}, f.Object.Type, f.Object.ID, f.Relation, f.Subject)
@@ -127,6 +134,7 @@ func appendTexts(dst []byte, texts ...string) []byte {
 // append appends an encoding of what is given: different bytes for what is different.
 func (g *Given) append(dst []byte) []byte {
 	dst = model.AppendValue(dst, g.Context)
+	dst = model.AppendValue(dst, g.Over)
 	dst = wire.AppendUvarint(dst, uint64(len(g.Contextual)))
 	for i := range g.Contextual {
 		c := &g.Contextual[i]

@@ -59,7 +59,7 @@ func TestKeys(t *testing.T) {
 	var givens []Given
 	for _, v := range []model.Value{{}, object(s("x")), object(list(s("x"))), object(list(s("x"), s("y"))), object(list(s("x,y"))), object(list(list(s("x")), s("y"))),
 		object(list(list(s("x"), s("y")))), object(model.Value{}), {Kind: model.MapValue}} {
-		givens = append(givens, Given{Context: v}, Given{Context: v, Contextual: []Contextual{{Tuple: tup}}},
+		givens = append(givens, Given{Context: v}, Given{Over: v}, Given{Context: v, Over: v}, Given{Context: v, Contextual: []Contextual{{Tuple: tup}}},
 			Given{Contextual: []Contextual{{Tuple: tup, Condition: "c", Context: v}}})
 	}
 	seen := make(map[[16]byte]any)
@@ -76,6 +76,7 @@ func TestKeys(t *testing.T) {
 			add(o.Key(), o)
 			q := SubjectsQuestion{Kind: model.Kind{Type: parts[0], Relation: parts[1]}, Relation: parts[2], Object: tuple.Object{Type: parts[3], ID: parts[4]}, Given: g}
 			add(q.Key(), q)
+			add(RelationsKey(o.Subject, tuple.Object{Type: parts[3], ID: parts[4]}, &g), []any{"relations", o})
 			f := Filter{Object: tuple.Object{Type: parts[0], ID: parts[1]}, Relation: parts[2], Kind: &model.Kind{Type: parts[3], Relation: parts[4]}}
 			add(f.Key(), f)
 			f.Inactive = true

@@ -327,7 +327,7 @@ func (t *turning) ask(m *moment, run func(model.Scope, *model.Model) error) erro
 		sc.Reader = &overlay{&m.read, t.given.tuples, t.given.grants}
 	}
 	if programs != nil {
-		sc.Conditions = &watched{programs.Conditions(t.question.Context, m.clock), programs, &t.timed}
+		sc.Conditions = &watched{programs.ConditionsOver(t.question.Context, t.question.Over, m.clock), programs, &t.timed}
 	}
 	return run(sc, in)
 }

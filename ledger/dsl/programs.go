@@ -130,13 +130,20 @@ func (ps *Programs) Timed(condition string) bool {
 //
 // Errors of Holds: [*MissingError], [*ContextError], [*CostError], [*ConditionError].
 func (ps *Programs) Conditions(request model.Value, now int64) model.Conditions {
-	return &conditions{programs: ps, request: request, now: types.Timestamp{Time: time.Unix(0, now).UTC()}, asked: make(map[string]*asked)}
+	return ps.ConditionsOver(request, model.Value{}, now)
+}
+
+// ConditionsOver is Conditions with further values of the request, a map or null, that
+// win over what is stored with a grant, and over those in request.
+func (ps *Programs) ConditionsOver(request, over model.Value, now int64) model.Conditions {
+	return &conditions{programs: ps, request: request, over: over, now: types.Timestamp{Time: time.Unix(0, now).UTC()}, asked: make(map[string]*asked)}
 }
 
 // conditions are those of one question, used by one goroutine.
 type conditions struct {
 	programs *Programs
 	request  model.Value
+	over     model.Value // wins over what is stored
 	now      types.Timestamp
 	asked    map[string]*asked
 }
@@ -146,6 +153,7 @@ type asked struct {
 	*program
 	requested []ref.Val // by parameter; nil where the request gives none
 	wrong     []error   // by parameter: what the request gives is of the wrong type
+	over      []bool    // by parameter: what the request gives wins over what is stored; nil for none
 	values    []ref.Val // by parameter, of the run under way
 	now       ref.Val
 
@@ -181,7 +189,16 @@ func (cs *conditions) ask(condition string) (*asked, error) {
 	n := len(p.condition.Params)
 	a := &asked{program: p, requested: make([]ref.Val, n), wrong: make([]error, n), values: make([]ref.Val, n), now: cs.now}
 	for i, param := range p.condition.Params {
-		if v, ok := cs.request.Field(param.Name); ok {
+		v, ok := cs.over.Field(param.Name)
+		if ok {
+			if a.over == nil {
+				a.over = make([]bool, n)
+			}
+			a.over[i] = true
+		} else {
+			v, ok = cs.request.Field(param.Name)
+		}
+		if ok {
 			a.requested[i], a.wrong[i] = p.typed(param, v, false)
 		}
 	}
@@ -217,7 +234,7 @@ func (a *asked) holds(stored []byte, limit uint64) (bool, error) {
 		v, ok := grant.Field(param.Name)
 		var err error
 		switch {
-		case ok:
+		case ok && (a.over == nil || !a.over[i]):
 			a.values[i], err = a.typed(param, v, true)
 		case a.requested[i] == nil && a.wrong[i] == nil:
 			missing = append(missing, param.Name)

@@ -108,6 +108,36 @@ func TestHolds(t *testing.T) {
 	}
 }
 
+// TestConditionsOver: of values that win over what is stored, those and no others do.
+func TestConditionsOver(t *testing.T) {
+	m := conditionModel(t, "a: int, b: int, c: int", "a == 1 && b == 2 && c == 3")
+	ps, err := NewPrograms(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name, stored, request, over string
+		want                        bool
+		err                         string
+	}{
+		{"over both", `{"a": 9, "b": 2}`, `{"a": 8, "c": 3}`, `{"a": 1}`, true, ""},
+		{"stored stands where nothing is over it", `{"a": 1, "b": 2}`, `{"b": 9, "c": 3}`, `{"a": 1}`, true, ""},
+		{"nothing is stored", ``, `{"a": 9, "b": 2, "c": 3}`, `{"a": 1}`, true, ""},
+		{"all of it", `{"a": 9, "b": 9, "c": 9}`, ``, `{"a": 1, "b": 2, "c": 3}`, true, ""},
+		{"it decides against", `{"a": 1, "b": 2, "c": 3}`, ``, `{"c": 4}`, false, ""},
+		{"of the wrong type, it is not passed over", `{"a": 1, "b": 2, "c": 3}`, ``, `{"a": "x"}`, false, "must be a value of type int"},
+		{"missing still", `{"b": 2}`, ``, `{"a": 1}`, false, "the context lacks c"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cs := ps.ConditionsOver(value(t, tt.request), value(t, tt.over), noon)
+			got, err := cs.Holds("c", stored(t, m, tt.stored))
+			if got != tt.want || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("Holds = %t, %v, want %t and an error with %q", got, err, tt.want, tt.err)
+			}
+		})
+	}
+}
+
 // TestAny reads values of the type any.
 func TestAny(t *testing.T) {
 	for _, tt := range []struct {
