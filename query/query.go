@@ -166,6 +166,10 @@ func (e *Engine) Ask(v *index.View, id ledger.ID, now int64) (*Asking, error) {
 // Model returns the id of the model in force.
 func (a *Asking) Model() ledger.ID { return a.modelID }
 
+// Time returns the moment that expiry and conditions are held against, in nanoseconds
+// since the Unix epoch.
+func (a *Asking) Time() int64 { return a.now }
+
 // Timed reports whether a condition of the model looks at the moment of the question; see
 // [dsl.Programs.Timed].
 func (a *Asking) Timed(condition string) bool {

@@ -164,6 +164,9 @@ type nodeConfig struct {
 
 	signingKey string // file; "" to sign nothing
 	makeKey    string // name of the key to make if the file is not there; "" to make none
+
+	authzenStore ledger.ID // of requests that name none; zero for the only one
+	authzenURL   string
 }
 
 // A node is one running replica: the log, the projection that follows it, the ledger
@@ -220,6 +223,7 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 	n.server = serve.New(serve.Config{
 		Ledger: n.ledger, Projector: n.projector, Engine: n.engine, Metrics: metrics, Models: c.models,
 		Signer: n.signer, Scratch: c.place.scratchDir(), Logger: c.logger,
+		AuthZENStore: c.authzenStore, AuthZENURL: c.authzenURL,
 	})
 
 	ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx)) // until close, which comes after the last request

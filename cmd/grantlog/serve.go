@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
@@ -28,7 +29,9 @@ func (a *app) serveCommand() *cobra.Command {
 		Short: "Run a server",
 		Long: `Runs a server: it takes commands, appends them to the log, folds the log into its
 index, and answers checks. One port speaks Connect, gRPC, gRPC-Web and JSON over
-HTTP/1.1 and HTTP/2, and has /healthz, /readyz and /metrics (Prometheus).
+HTTP/1.1 and HTTP/2, and has /healthz, /readyz and /metrics (Prometheus). It also
+answers the AuthZEN Authorization API 1.0, under /access/v1/ for one store and under
+/stores/ULID/access/v1/ for any.
 
 Without --nats the log is in this process, under DIR/log; it is created if DIR is new.
 With --nats it is on a NATS server or cluster, made once by "grantlog init"; any number
@@ -60,6 +63,8 @@ written, then it ends with status 0.`,
 	budgetFlag(f, &s.budgets.List, "list-budget", model.ListBudget, "what one list, tree or batch may spend")
 	f.IntVar(&s.models.Types, "max-model-types", 100, "the most `types` of a model that is written here, at most 1000")
 	f.IntVar(&s.models.Source, "max-model-bytes", ledger.MaxModelSource, "the most `bytes` of its source, at most 262144")
+	f.StringVar(&s.authzen, "authzen-store", "", "`ULID` of the store that AuthZEN's /access/v1/ is about; the only one there is if not given")
+	f.StringVar(&s.authzenURL, "authzen-url", "", "`URL` under which AuthZEN's enforcement points reach this server, such as https://pdp.example.com, for /.well-known/authzen-configuration; http:// and the host that they ask if not given")
 	s.place.flags(f)
 	s.place.listenFlags(f)
 	return c
@@ -126,6 +131,10 @@ type server struct {
 	minFreeMiB uint64
 	budgets    query.Budgets
 	models     dsl.Limits
+
+	authzen    string    // ULID of AuthZEN's store; "" for the only one
+	authzenID  ledger.ID // the same
+	authzenURL string
 }
 
 func (a *app) serve(ctx context.Context, s *server) error {
@@ -137,6 +146,9 @@ func (a *app) serve(ctx context.Context, s *server) error {
 	}
 	if n := s.models.Source; n < 1 || n > ledger.MaxModelSource {
 		return fmt.Errorf("--max-model-bytes must be 1 to %d, which is what the log holds; is %d", ledger.MaxModelSource, n)
+	}
+	if err := s.readAuthZEN(); err != nil {
+		return err
 	}
 	logger, err := newLogger(a.stderr, s.logFormat, s.logLevel)
 	if err != nil {
@@ -157,13 +169,32 @@ func (a *app) serve(ctx context.Context, s *server) error {
 	}
 }
 
+// readAuthZEN reads the flags of the AuthZEN API.
+func (s *server) readAuthZEN() error {
+	if s.authzen != "" {
+		id, err := ledger.ParseID(s.authzen)
+		if err != nil || id.IsZero() {
+			return fmt.Errorf("--authzen-store must be the ULID of a store, not %q; \"grantlog store list\" has them", s.authzen)
+		}
+		s.authzenID = id
+	}
+	if s.authzenURL != "" {
+		u, err := url.Parse(s.authzenURL)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+			return fmt.Errorf("--authzen-url must be a URL such as https://pdp.example.com, not %q", s.authzenURL)
+		}
+		s.authzenURL = strings.TrimRight(s.authzenURL, "/")
+	}
+	return nil
+}
+
 // run serves until ctx is done or the node fails, and returns when all is closed.
 func (s *server) run(ctx context.Context, logger *slog.Logger) (err error) {
 	listener, err := net.Listen("tcp", s.listen)
 	if err != nil {
 		return fmt.Errorf("%w; name another address with --listen", err)
 	}
-	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true, budgets: s.budgets, models: s.models, signingKey: s.signingKey})
+	n, err := startNode(ctx, nodeConfig{place: s.place, cache: s.cacheMiB << 20, minFree: s.minFreeMiB << 20, logger: logger, mayBegin: true, budgets: s.budgets, models: s.models, signingKey: s.signingKey, authzenStore: s.authzenID, authzenURL: s.authzenURL})
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

@@ -1,8 +1,10 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"connectrpc.com/connect"
@@ -168,6 +170,27 @@ var rejectionCodes = map[ledger.Code]connect.Code{
 	ledger.CodeConflict:     connect.CodeAlreadyExists,
 	ledger.CodeDenied:       connect.CodePermissionDenied,
 	ledger.CodeInvalid:      connect.CodeInvalidArgument,
+}
+
+// httpStatuses is the HTTP status of each code that a fault may have; any other is 500.
+var httpStatuses = map[connect.Code]int{
+	connect.CodeInvalidArgument:    http.StatusBadRequest,
+	connect.CodeFailedPrecondition: http.StatusBadRequest,
+	connect.CodeNotFound:           http.StatusNotFound,
+	connect.CodeResourceExhausted:  http.StatusTooManyRequests,
+	connect.CodeCanceled:           499, // the caller is gone
+	connect.CodeUnavailable:        http.StatusServiceUnavailable,
+	connect.CodeDeadlineExceeded:   http.StatusGatewayTimeout,
+}
+
+// httpFault returns err as a caller of plain HTTP gets it. What is the server's own fault
+// is logged, and hidden.
+func (s *Server) httpFault(ctx context.Context, err error) (status int, message string) {
+	f := faultOf(err)
+	if f.code == connect.CodeInternal {
+		s.cfg.Logger.ErrorContext(ctx, "request failed", "error", err)
+	}
+	return cmp.Or(httpStatuses[f.code], http.StatusInternalServerError), f.message
 }
 
 // rpcError returns err as the caller gets it. What is the server's own fault is

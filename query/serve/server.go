@@ -28,6 +28,7 @@ import (
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"github.com/grantlog/grantlog/query"
 	"github.com/grantlog/grantlog/query/audit"
+	"github.com/grantlog/grantlog/query/authzen"
 	"github.com/grantlog/grantlog/query/openfga"
 )
 
@@ -69,6 +70,12 @@ type Config struct {
 	// Scratch is the directory for bundles while they are verified; the system's own for
 	// temporary files if empty. What is made there is removed again.
 	Scratch string
+
+	// AuthZENStore is the store of AuthZEN's requests that name none; zero: the only one
+	// there is. AuthZENURL is under which enforcement points reach the server, see
+	// [authzen.Config].
+	AuthZENStore ledger.ID
+	AuthZENURL   string
 
 	Logger *slog.Logger     // slog.Default if nil
 	Now    func() time.Time // the clock that questions are held against; time.Now if nil
@@ -132,6 +139,11 @@ func New(cfg Config) *Server {
 	mux.Handle(grantlogv1connect.NewStoreServiceHandler(s, options...))
 	path, audit := grantlogv1connect.NewAuditServiceHandler(s, options...)
 	mux.Handle(path, sendWithin(sendTimeout, audit))
+
+	authzen.New(authzen.Config{
+		Projector: cfg.Projector, Engine: cfg.Engine, Store: cfg.AuthZENStore, URL: cfg.AuthZENURL, MaxWait: cfg.MaxWait,
+		Fault: s.httpFault, Checked: cfg.Metrics.check, Listed: cfg.Metrics.list, Now: cfg.Now,
+	}).Mount(mux)
 
 	limit := connect.WithReadMaxBytes(maxRequest)
 	reflector := grpcreflect.NewStaticReflector(services...)
