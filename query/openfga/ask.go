@@ -92,22 +92,16 @@ func (a *asked) knownType(field, typ string) error {
 	return nil
 }
 
-// knownRelation returns an error unless the model has the relation.
-func (a *asked) knownRelation(field, typ, relation string) error {
-	if err := a.knownType(field, typ); err != nil {
+// knownRelation returns an error unless the model has the type and the relation that stand
+// in these fields.
+func (a *asked) knownRelation(typeField, field, typ, relation string) error {
+	if err := a.knownType(typeField, typ); err != nil {
 		return err
 	}
 	if _, ok := a.model.Relation(typ, relation); !ok {
-		return errorf(openfgav1.ErrorCode_relation_not_found, "relation: type %q has no relation %q", typ, relation)
+		return errorf(openfgav1.ErrorCode_relation_not_found, "%s: type %q has no relation %q", field, typ, relation)
 	}
 	return nil
-}
-
-func (a *asked) knownKind(field string, k model.Kind) error {
-	if k.Relation == "" {
-		return a.knownType(field, k.Type)
-	}
-	return a.knownRelation(field, k.Type, k.Relation)
 }
 
 // A tupleKey is the three parts of a tuple, as several messages have them.

@@ -68,7 +68,7 @@ func (s *Service) listObjects(ctx context.Context, req objectsRequest, found fun
 		return err
 	}
 	defer a.close()
-	if err := a.knownRelation("type", q.Type, q.Relation); err != nil {
+	if err := a.knownRelation("type", "relation", q.Type, q.Relation); err != nil {
 		return err
 	}
 	return list(ctx, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListObjects(ctx, q, "") },
@@ -120,10 +120,15 @@ func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest
 		return nil, err
 	}
 	defer a.close()
-	if err := a.knownKind("user_filters[0]", q.Kind); err != nil {
+	if err := a.knownType("user_filters[0].type", q.Kind.Type); err != nil {
 		return nil, err
 	}
-	if err := a.knownRelation("object", q.Object.Type, q.Relation); err != nil {
+	if q.Kind.Relation != "" {
+		if err := a.knownRelation("user_filters[0].type", "user_filters[0].relation", q.Kind.Type, q.Kind.Relation); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.knownRelation("object.type", "relation", q.Object.Type, q.Relation); err != nil {
 		return nil, err
 	}
 	answer = &openfgav1.ListUsersResponse{}

@@ -8,8 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/grantlog/grantlog/ledger/model"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
+	"github.com/grantlog/grantlog/query"
+	"github.com/grantlog/grantlog/query/serve"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -56,9 +59,9 @@ type world struct {
 	ledger       grantlogv1connect.LedgerServiceClient
 }
 
-func newWorld(t testing.TB) *world {
+func newWorld(t testing.TB, change ...func(*serve.Config)) *world {
 	t.Helper()
-	w := &world{node: newNode(t)}
+	w := &world{node: newNode(t, change...)}
 	base := "http://" + w.address
 	w.ledger = grantlogv1connect.NewLedgerServiceClient(http.DefaultClient, base)
 	store, err := grantlogv1connect.NewStoreServiceClient(http.DefaultClient, base).CreateStore(context10(t), &pb.CreateStoreRequest{Name: "acme"})
@@ -281,5 +284,136 @@ func TestBatchCheck(t *testing.T) {
 		if got := r.GetError().GetInputError(); r.GetAllowed() != want || ok != (r.GetError() == nil) || got != errors[id] {
 			t.Errorf("%s: %v, want %t %v", id, r, want, errors[id])
 		}
+	}
+}
+
+// TestBadQuestions holds the code and the field of what cannot be answered.
+func TestBadQuestions(t *testing.T) {
+	w := newWorld(t)
+	w.grant(t, "user:gus viewer doc:d office")
+	contextual := func(tuples ...string) string {
+		return `"contextual_tuples":{"tuple_keys":[` + strings.Join(tuples, ",") + `]}`
+	}
+	ann := check("user:ann", "viewer", "doc:a")
+	many := strings.TrimSuffix(strings.Repeat(`{"user":"user:hal","relation":"owner","object":"doc:z"},`, 101), ",")
+	item := func(n int, id string) string { return fmt.Sprintf(`{"correlation_id":"%s%d",%s}`, id, n, ann) }
+	batch := func(n int) string {
+		var items []string
+		for i := range n {
+			items = append(items, item(i, "a"))
+		}
+		return `{"checks":[` + strings.Join(items, ",") + `]}`
+	}
+	if answer, message := w.ask(t, "BatchCheck", batch(50)); !strings.Contains(answer, `"a49":{"allowed":true}`) {
+		t.Errorf("a batch of 50 = %s %s", answer, message)
+	}
+	for _, tt := range []struct{ name, operation, body, code, message string }{
+		{"user without a type", "Check", `{` + check("ann", "viewer", "doc:a") + `}`, "validation_error", "tuple_key: user"},
+		{"object without an id", "Check", `{` + check("user:ann", "viewer", "doc:") + `}`, "validation_error", "tuple_key: object"},
+		{"unknown type", "Check", `{` + check("user:ann", "viewer", "page:a") + `}`, "validation_error", `object: the model has no type "page"`},
+		{"unknown type of user", "Check", `{` + check("robot:r", "viewer", "doc:a") + `}`, "validation_error", `user: the model has no type "robot"`},
+		{"unknown relation", "Check", `{` + check("user:ann", "colour", "doc:a") + `}`, "validation_error", `relation: type "doc" has no relation "colour"`},
+		{"unknown model", "Check", `{` + ann + `,"authorization_model_id":"` + noStore + `"}`, "authorization_model_not_found", "authorization_model_id: the store has no authorization model " + noStore},
+		{"no id of a model", "Check", `{` + ann + `,"authorization_model_id":"ZZZZZZZZZZZZZZZZZZZZZZZZZZ"}`, "authorization_model_not_found", "ZZZ"},
+		{"model id too short", "Check", `{` + ann + `,"authorization_model_id":"01"}`, "validation_error", "authorization_model_id"},
+		{"contextual tuple that the model forbids", "Check", `{` + ann + `,` + contextual(`{"user":"group:eng","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples[0].user"},
+		{"contextual tuple of no form", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"owner","object":"doc:z"}`, `{"user":"hal","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples[1]: user"},
+		{"contextual tuple in two forms", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z"}`,
+			`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"office"}}`) + `}`, "duplicate_contextual_tuple", "contextual_tuples[1]"},
+		{"unknown condition", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"moon"}}`) + `}`, "validation_error", "contextual_tuples[0].condition"},
+		{"context of a contextual tuple", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"office","context":{"country":5}}}`) + `}`, "validation_error", "contextual_tuples[0].context"},
+		{"too many contextual tuples", "Check", `{` + ann + `,` + contextual(many) + `}`, "validation_error", "contextual_tuples.tuple_keys: value must contain no more than 100"},
+		{"context is missing", "Check", `{` + check("user:gus", "viewer", "doc:d") + `}`, "validation_error", "allowed"},
+		{"context of a wrong type", "Check", `{` + check("user:gus", "viewer", "doc:d") + `,"context":{"country":"CH","allowed":5}}`, "validation_error", "allowed"},
+
+		{"too many checks", "BatchCheck", batch(51), "validation_error", "checks: must be at most 50, are 51"},
+		{"no checks", "BatchCheck", `{"checks":[]}`, "validation_error", "checks: value must contain at least 1"},
+		{"the same id twice", "BatchCheck", `{"checks":[` + item(1, "a") + `,` + item(1, "a") + `]}`, "validation_error", `checks[1].correlation_id: "a1" stands twice`},
+		{"no correlation id", "BatchCheck", `{"checks":[{` + ann + `}]}`, "validation_error", "checks[0].correlation_id: value does not match"},
+		{"unknown model of a batch", "BatchCheck", `{"authorization_model_id":"` + noStore + `",` + batch(1)[1:], "authorization_model_not_found", noStore},
+
+		{"objects of an unknown type", "ListObjects", `{"type":"page","relation":"viewer","user":"user:ann"}`, "type_not_found", `type: the model has no type "page"`},
+		{"objects of an unknown relation", "ListObjects", `{"type":"doc","relation":"colour","user":"user:ann"}`, "relation_not_found", `relation: type "doc" has no relation "colour"`},
+		{"objects of no user", "ListObjects", `{"type":"doc","relation":"viewer","user":"ann"}`, "validation_error", "user: "},
+		{"objects of an unknown type of user", "ListObjects", `{"type":"doc","relation":"viewer","user":"robot:r"}`, "validation_error", "user: "},
+		{"objects without context", "ListObjects", `{"type":"doc","relation":"viewer","user":"user:gus"}`, "validation_error", "allowed"},
+
+		{"users of an unknown type", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"robot"}]}`, "type_not_found", "user_filters[0].type: "},
+		{"users of an unknown relation of theirs", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"group","relation":"boss"}]}`, "relation_not_found", "user_filters[0].relation: "},
+		{"users of an unknown type of object", "ListUsers", `{"object":{"type":"page","id":"a"},"relation":"viewer","user_filters":[{"type":"user"}]}`, "type_not_found", "object.type: "},
+		{"users of an unknown relation", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"colour","user_filters":[{"type":"user"}]}`, "relation_not_found", "relation: "},
+		{"users of two kinds", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"user"},{"type":"folder"}]}`, "validation_error", "user_filters: value must contain exactly 1"},
+		{"users of no object", "ListUsers", `{"relation":"viewer","user_filters":[{"type":"user"}]}`, "validation_error", "object: value is required"},
+		{"users without context", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"user"}]}`, "validation_error", "allowed"},
+
+		{"tree of an unknown type", "Expand", `{"tuple_key":{"relation":"viewer","object":"page:a"}}`, "validation_error", "object: "},
+		{"tree of an unknown relation", "Expand", `{"tuple_key":{"relation":"colour","object":"doc:a"}}`, "validation_error", "relation: "},
+		{"tree of no object", "Expand", `{"tuple_key":{"relation":"viewer","object":"doc"}}`, "validation_error", "tuple_key.object: "},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if code, message := w.ask(t, tt.operation, tt.body); code != tt.code || !strings.Contains(message, tt.message) {
+				t.Errorf("%s %s = %s %q, want %s with %q", tt.operation, tt.body, code, message, tt.code, tt.message)
+			}
+		})
+	}
+}
+
+// everyQuestion is a body for each operation that asks.
+var everyQuestion = map[string]string{
+	"Check":       `{` + check("user:ann", "viewer", "doc:a") + `}`,
+	"BatchCheck":  `{"checks":[{"correlation_id":"a",` + check("user:ann", "viewer", "doc:a") + `}]}`,
+	"ListObjects": `{"type":"doc","relation":"viewer","user":"user:ann"}`,
+	"ListUsers":   `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"user"}]}`,
+	"Expand":      `{"tuple_key":{"relation":"viewer","object":"doc:a"}}`,
+}
+
+// TestNoStore holds what is said of stores that cannot be asked, whatever is asked.
+func TestNoStore(t *testing.T) {
+	w := newWorld(t)
+	stores := grantlogv1connect.NewStoreServiceClient(http.DefaultClient, "http://"+w.address)
+	create := func() string {
+		answer, err := stores.CreateStore(context10(t), &pb.CreateStoreRequest{Name: "empty"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer.Store.Id
+	}
+	empty, deleted := create(), create()
+	if _, err := stores.DeleteStore(context10(t), &pb.DeleteStoreRequest{Store: deleted}); err != nil {
+		t.Fatal(err)
+	}
+	for operation, body := range everyQuestion {
+		for _, tt := range []struct{ store, code string }{
+			{noStore, "store_id_not_found"},
+			{deleted, "store_id_not_found"},
+			{"ZZZZZZZZZZZZZZZZZZZZZZZZZZ", "store_id_not_found"},
+			{"00000000000000000000000000", "store_id_not_found"}, // the system store
+			{empty, "latest_authorization_model_not_found"},
+		} {
+			other := *w
+			other.store = tt.store
+			if code, message := other.ask(t, operation, body); code != tt.code || !strings.Contains(message, tt.store) {
+				t.Errorf("%s of store %s = %s %q, want %s", operation, tt.store, code, message, tt.code)
+			}
+		}
+	}
+}
+
+// TestTooComplex holds that a question that has no answer within its budget is not denied.
+func TestTooComplex(t *testing.T) {
+	w := newWorld(t, func(c *serve.Config) {
+		c.Engine = query.NewEngine(query.Budgets{Check: model.Budget{Rows: 2}, List: model.Budget{Rows: 2}})
+	})
+	w.grant(t, "group:b#member member group:a", "group:c#member member group:b", "group:d#member member group:c", "group:a#member viewer doc:q")
+	body := `{` + check("user:zoe", "viewer", "doc:q") + `}`
+	if code, message := w.ask(t, "Check", body); code != "authorization_model_resolution_too_complex" {
+		t.Errorf("Check = %s %q", code, message)
+	}
+	answer, _ := w.ask(t, "BatchCheck", `{"checks":[{"correlation_id":"a",`+body[1:]+`]}`)
+	if want := `"input_error":"authorization_model_resolution_too_complex"`; !strings.Contains(answer, want) {
+		t.Errorf("BatchCheck = %s, want %s", answer, want)
+	}
+	if code, message := w.ask(t, "ListObjects", `{"type":"doc","relation":"viewer","user":"user:cid"}`); code != "authorization_model_resolution_too_complex" {
+		t.Errorf("ListObjects = %s %q", code, message)
 	}
 }
