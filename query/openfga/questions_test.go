@@ -417,3 +417,18 @@ func TestTooComplex(t *testing.T) {
 		t.Errorf("ListObjects = %s %q", code, message)
 	}
 }
+
+// TestConsistency holds that higher consistency asks the log for its newest entry, which a
+// barrier in it shows, and that nothing else does.
+func TestConsistency(t *testing.T) {
+	w := newWorld(t)
+	for operation, body := range everyQuestion {
+		for consistency, barriers := range map[string]uint64{"UNSPECIFIED": 0, "MINIMIZE_LATENCY": 0, "HIGHER_CONSISTENCY": 1} {
+			before := w.projector.Status().Applied
+			answer, message := w.post(t, operation, `{"consistency":"`+consistency+`",`+body[1:])
+			if got := w.projector.Status().Applied - before; !strings.HasPrefix(answer, "{") || got != barriers {
+				t.Errorf("%s with %s = %s %s, and %d messages were folded for it, want %d", operation, consistency, answer, message, got, barriers)
+			}
+		}
+	}
+}
