@@ -3,6 +3,7 @@ package files
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 
@@ -14,7 +15,7 @@ import (
 // *.json, or fga.mod with the files that it lists, which stand beside it. What is wrong
 // with the list is a [*dsl.Errors], see [Rename].
 func ReadModel(name string) (ledger.SourceKind, []byte, error) {
-	source, err := os.ReadFile(name)
+	source, err := readSource(name)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -30,6 +31,17 @@ func ReadModel(name string) (ledger.SourceKind, []byte, error) {
 	return 0, nil, fmt.Errorf("%s: the name of a model's file ends with .fga or .json, or is %s", name, dsl.ModFile)
 }
 
+// readSource reads a file up to one byte more than a model's source may have, which is too
+// many and said to be by who compiles it.
+func readSource(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, ledger.MaxModelSource+1))
+}
+
 // joinModules reads the files that fga.mod lists.
 func joinModules(name string, mod []byte) ([]byte, error) {
 	names, err := dsl.ModuleNames(mod)
@@ -38,7 +50,7 @@ func joinModules(name string, mod []byte) ([]byte, error) {
 	}
 	files := map[string][]byte{dsl.ModFile: mod}
 	for _, n := range names {
-		if files[n], err = os.ReadFile(filepath.Join(filepath.Dir(name), filepath.FromSlash(n))); err != nil {
+		if files[n], err = readSource(filepath.Join(filepath.Dir(name), filepath.FromSlash(n))); err != nil {
 			return nil, fmt.Errorf("%s lists %s: %w", name, n, err)
 		}
 	}

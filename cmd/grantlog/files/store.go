@@ -275,22 +275,25 @@ func (r *reader) check(n *yaml.Node, t *Test) {
 	}
 	r.given(&users, at)
 	r.given(&objects, at)
-	type pair struct {
-		subject tuple.Subject
-		object  tuple.Object
-	}
-	var pairs []pair
+	var subjects []tuple.Subject
 	for _, u := range users.list {
-		s := r.subject(at.Line, at.Column, u)
-		for _, o := range objects.list {
-			pairs = append(pairs, pair{s, r.object(at.Line, at.Column, o)})
-		}
+		subjects = append(subjects, r.subject(at.Line, at.Column, u))
+	}
+	var asked []tuple.Object
+	for _, o := range objects.list {
+		asked = append(asked, r.object(at.Line, at.Column, o))
 	}
 	r.assertions(asserted, at, func(relation string, at, value *yaml.Node) {
 		want := r.truth(value, "the answer to a check")
-		for _, p := range pairs {
-			t.Assertions = append(t.Assertions, Assertion{Place: Place{r.file, at.Line}, Kind: Check,
-				Subject: p.subject, Relation: relation, Object: p.object, Context: context, Allowed: want})
+		if r.checks += len(subjects) * len(asked); r.checks > maxChecks {
+			r.at(at, "there are too many users and objects: a file may assert %d checks", maxChecks)
+			return
+		}
+		for _, s := range subjects {
+			for _, o := range asked {
+				t.Assertions = append(t.Assertions, Assertion{Place: Place{r.file, at.Line}, Kind: Check,
+					Subject: s, Relation: relation, Object: o, Context: context, Allowed: want})
+			}
 		}
 	})
 }
@@ -357,7 +360,7 @@ func (r *reader) listUsers(n *yaml.Node, t *Test) {
 	}
 	r.assertions(asserted, at, func(relation string, at, value *yaml.Node) {
 		var want []string
-		r.mapping(value, "the answer to a list of users", map[string]func(*yaml.Node){
+		r.optional(value, "the answer to a list of users", map[string]func(*yaml.Node){
 			"users": func(n *yaml.Node) {
 				r.texts(n, "users", func(at *yaml.Node, text string) {
 					r.subject(at.Line, at.Column, text)

@@ -41,7 +41,7 @@ func (r *reader) tuple(n *yaml.Node) (t Tuple, ok bool) {
 		"relation": func(n *yaml.Node) { relation = r.text(n, "relation") },
 		"object":   func(n *yaml.Node) { object = r.text(n, "object") },
 		"condition": func(n *yaml.Node) {
-			at, some := r.mapping(n, "a condition", map[string]func(*yaml.Node){
+			at, some := r.optional(n, "a condition", map[string]func(*yaml.Node){
 				"name":    func(n *yaml.Node) { t.Condition = r.text(n, "name") },
 				"context": func(n *yaml.Node) { t.Context = r.context(n) },
 			})
@@ -51,9 +51,6 @@ func (r *reader) tuple(n *yaml.Node) (t Tuple, ok bool) {
 		},
 	})
 	if !some {
-		if len(r.mistakes) == before {
-			r.at(at, "there must be a tuple here")
-		}
 		return t, false
 	}
 	t.Place = Place{r.file, at.Line}

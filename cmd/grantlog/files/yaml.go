@@ -21,6 +21,7 @@ import (
 const (
 	maxFile     = 32 << 20 // bytes
 	maxNodes    = 1 << 20  // of its tree of YAML
+	maxChecks   = 1 << 20  // that it asserts, of each user and object
 	maxMistakes = 100      // that are told of one store file
 )
 
@@ -30,6 +31,7 @@ type reader struct {
 	mistakes dsl.Errors
 	file     string // of what is read now
 	nodes    int    // that were read
+	checks   int    // that were asserted
 }
 
 // fail notes a mistake of the file being read.
@@ -127,10 +129,7 @@ func (r *reader) enter(n *yaml.Node) (*yaml.Node, bool) {
 // Others are mistakes: a test whose field is misspelt would hold whatever the model says.
 func (r *reader) mapping(n *yaml.Node, what string, fields map[string]func(*yaml.Node)) (*yaml.Node, bool) {
 	n, some := r.enter(n)
-	if !some {
-		return n, false
-	}
-	if n.Kind != yaml.MappingNode {
+	if !some || n.Kind != yaml.MappingNode {
 		r.at(n, "%s must be a mapping with the fields %s", what, names(fields))
 		return n, false
 	}
@@ -142,6 +141,14 @@ func (r *reader) mapping(n *yaml.Node, what string, fields map[string]func(*yaml
 		}
 	})
 	return n, true
+}
+
+// optional is mapping of what may be left empty.
+func (r *reader) optional(n *yaml.Node, what string, fields map[string]func(*yaml.Node)) (*yaml.Node, bool) {
+	if at, some := r.enter(n); !some {
+		return at, false
+	}
+	return r.mapping(n, what, fields)
 }
 
 // each reads the names and values of a mapping node.
