@@ -60,7 +60,7 @@ func (s *Service) askUnder(v *index.View, modelID string) (*asked, error) {
 	var id ledger.ID
 	if modelID != "" {
 		var err error
-		if id, err = ledger.ParseID(modelID); err != nil || id.IsZero() {
+		if id, err = ledger.ParseID(modelID); err != nil {
 			return nil, noModel(modelID)
 		}
 	}
@@ -207,7 +207,7 @@ func (s *Service) view(ctx context.Context, store string, f projector.Freshness)
 		return &Error{Code: int32(openfgav1.NotFoundErrorCode_store_id_not_found), Message: fmt.Sprintf("store_id: there is no store %s", store)}
 	}
 	id, err := ledger.ParseID(store)
-	if err != nil || id.IsZero() {
+	if err != nil || id == ledger.System {
 		return nil, notFound()
 	}
 	if f.Kind != projector.Any {

@@ -3,13 +3,19 @@ package openfga
 import (
 	"context"
 	"errors"
+	"io"
 	"iter"
+	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger/model"
+	openfgav1 "github.com/openfga/api/proto/openfga/v1"
+	"google.golang.org/protobuf/proto"
 )
 
 // TestListDeadline holds that a list that takes too long is what was found until then,
@@ -45,23 +51,53 @@ func TestListDeadline(t *testing.T) {
 		patient time.Duration // of the caller
 		items   []string
 		want    []string
+		ended   string
 		err     error
 	}{
-		{"in time", time.Minute, []string{"a", "b", "c"}, []string{"a", "b", "c"}, nil},
-		{"too long", time.Minute, []string{"a", "b", "c", "d", "e"}, []string{"a", "b", "c", "d"}, nil},
-		{"an item has no answer", time.Minute, []string{"a", "broken", "c"}, []string{"a"}, broken},
-		{"the caller's deadline", 1500 * time.Millisecond, []string{"a", "b", "c"}, []string{"a", "b"}, context.DeadlineExceeded},
+		{"in time", time.Minute, []string{"a", "b", "c"}, []string{"a", "b", "c"}, "", nil},
+		{"too long", time.Minute, []string{"a", "b", "c", "d", "e"}, []string{"a", "b", "c", "d"}, "deadline", nil},
+		{"an item has no answer", time.Minute, []string{"a", "broken", "c"}, []string{"a"}, "", broken},
+		{"the caller's deadline", 1500 * time.Millisecond, []string{"a", "b", "c"}, []string{"a", "b"}, "", context.DeadlineExceeded},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), tt.patient)
 				defer cancel()
 				var got []string
+				var told string
+				ctx = context.WithValue(ctx, tellKey{}, func(_, why string) { told = why })
 				err := list(ctx, slow(tt.items...), func(i model.Item) (bool, error) { got = append(got, i.ID); return true, nil })
-				if !errors.Is(err, tt.err) || !slices.Equal(got, tt.want) {
-					t.Errorf("list = %q, %v, want %q, %v", got, err, tt.want, tt.err)
+				if !errors.Is(err, tt.err) || !slices.Equal(got, tt.want) || told != tt.ended {
+					t.Errorf("list = %q, %v, ended by %q, want %q, %v, %q", got, err, told, tt.want, tt.err, tt.ended)
 				}
 			})
 		})
+	}
+}
+
+// TestStreamEnded holds that over HTTP, where the headers of a stream are long sent, why it
+// ended comes behind it.
+func TestStreamEnded(t *testing.T) {
+	stream := route{
+		status: http.StatusOK, streams: true,
+		request: func() proto.Message { return &openfgav1.StreamedListObjectsRequest{} },
+		answer: func(ctx context.Context, _ proto.Message, send func(proto.Message) error) *Error {
+			if err := send(&openfgav1.StreamedListObjectsResponse{Object: "doc:a"}); err != nil {
+				return internalError
+			}
+			ended(ctx, "deadline")
+			return nil
+		},
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { stream.serve(w, r, nil) }))
+	defer server.Close()
+	resp, err := http.Post(server.URL, "", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if got := resp.Trailer.Get(EndedHeader); err != nil || got != "deadline" || !strings.Contains(string(body), "doc:a") {
+		t.Errorf("stream = %s with trailer %v, %v", body, resp.Trailer, err)
 	}
 }

@@ -86,7 +86,13 @@ func (ro *route) serve(w http.ResponseWriter, r *http.Request, fields map[string
 		return
 	}
 	begun := false // the status is sent
-	failed := ro.answer(r.Context(), req, func(m proto.Message) error {
+	tell := func(key, value string) {
+		if ro.streams {
+			key = http.TrailerPrefix + key // the headers may have been sent
+		}
+		w.Header().Set(key, value)
+	}
+	failed := ro.answer(context.WithValue(r.Context(), tellKey{}, tell), req, func(m proto.Message) error {
 		if ro.status == http.StatusNoContent {
 			w.WriteHeader(ro.status)
 			return nil
@@ -120,6 +126,10 @@ func (ro *route) serve(w http.ResponseWriter, r *http.Request, fields map[string
 		json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"code": failed.Code, "message": failed.Message, "details": []any{}}})
 	}
 }
+
+// tellKey is the key of a func(key, value string) that tells the caller something beside
+// the answer.
+type tellKey struct{}
 
 // answerOptions writes answers as the API has them: the names of its JSON form, which are
 // in snake case but for those of rules, and values that are false, "", empty or null.

@@ -6,6 +6,7 @@ import (
 	"iter"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/query"
@@ -20,6 +21,11 @@ const (
 	maxListed    = 1000 // items of ListObjects and ListUsers
 	listDeadline = 3 * time.Second
 )
+
+// EndedHeader is the HTTP header, of a stream the trailer, and over gRPC the key of the
+// metadata after the answer, that says why a list ended: "limit" at 1,000 items, so that
+// there may be more, or "deadline". It is absent from a whole list.
+const EndedHeader = "X-Grantlog-List-Ended"
 
 // An objectsRequest is the request for a list of objects, streamed or not.
 type objectsRequest interface {
@@ -48,8 +54,7 @@ func (s *Service) ListObjects(ctx context.Context, req *openfgav1.ListObjectsReq
 // StreamedListObjects is ListObjects without its limit: each object is sent as it is found.
 func (s *Service) StreamedListObjects(ctx context.Context, req *openfgav1.StreamedListObjectsRequest, send func(*openfgav1.StreamedListObjectsResponse) error) error {
 	return s.listObjects(ctx, req, func(object string) (bool, error) {
-		err := send(&openfgav1.StreamedListObjectsResponse{Object: object})
-		return err == nil, err
+		return true, send(&openfgav1.StreamedListObjectsResponse{Object: object})
 	})
 }
 
@@ -81,6 +86,8 @@ func (s *Service) listed(of string, began time.Time, err *error) {
 }
 
 // list takes the items of a list that ends at the deadline, until take returns false.
+//
+// It says so to the caller if the list is not whole, or may not be.
 func list(ctx context.Context, items func(context.Context) iter.Seq2[model.Item, error], take func(model.Item) (bool, error)) error {
 	within, cancel := context.WithTimeout(ctx, listDeadline)
 	defer cancel()
@@ -89,16 +96,31 @@ func list(ctx context.Context, items func(context.Context) iter.Seq2[model.Item,
 			err = i.Err
 		}
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-			return nil // the list's own deadline, not the caller's
+			ended(ctx, "deadline") // the list's own, not the caller's
+			return nil
 		}
 		if err != nil {
 			return questionError(err)
 		}
-		if more, err := take(i); !more || err != nil {
+		more, err := take(i)
+		if err != nil {
 			return err
+		}
+		if !more {
+			ended(ctx, "limit")
+			return nil
 		}
 	}
 	return nil
+}
+
+// ended tells the caller why a list ended.
+func ended(ctx context.Context, why string) {
+	if call, ok := connect.CallInfoForHandlerContext(ctx); ok {
+		call.ResponseTrailer().Set(EndedHeader, why)
+	} else if tell, ok := ctx.Value(tellKey{}).(func(key, value string)); ok {
+		tell(EndedHeader, why)
+	}
 }
 
 // ListUsers lists the users of one kind that hold a relation on an object, in the order of

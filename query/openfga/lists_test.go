@@ -10,7 +10,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/grantlog/grantlog/query/openfga"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 )
 
 // TestListLimit holds that lists end at 1,000 items, and streams do not, over both
@@ -37,6 +40,23 @@ func TestListLimit(t *testing.T) {
 	answer, _ = w.ask(t, "ListUsers", `{"object":{"type":"doc","id":"popular"},"relation":"owner","user_filters":[{"type":"user"}]}`)
 	if got := strings.Count(answer, `"object"`); got != 1000 {
 		t.Errorf("ListUsers = %d users, want 1000", got)
+	}
+
+	// That there may be more is told beside the answer, and only then.
+	for relation, want := range map[string]string{"owner": "limit", "blocked": ""} {
+		var trailer metadata.MD
+		_, err := w.ListObjects(context10(t), &openfgav1.ListObjectsRequest{StoreId: w.store, Type: "doc", Relation: relation, User: "user:hal"}, grpc.Trailer(&trailer))
+		if got := strings.Join(trailer.Get(openfga.EndedHeader), ","); err != nil || got != want {
+			t.Errorf("trailer of %s = %v, %v, want %q", relation, trailer, err, want)
+		}
+		resp, err := http.Post("http://"+w.address+"/stores/"+w.store+"/list-objects", "", strings.NewReader(strings.Replace(body, "owner", relation, 1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if got := resp.Header.Get(openfga.EndedHeader); got != want {
+			t.Errorf("header of %s = %q, want %q", relation, got, want)
+		}
 	}
 
 	stream, err := w.StreamedListObjects(context10(t), &openfgav1.StreamedListObjectsRequest{StoreId: w.store, Type: "doc", Relation: "owner", User: "user:hal"})

@@ -315,6 +315,7 @@ func TestBadQuestions(t *testing.T) {
 		{"unknown relation", "Check", `{` + check("user:ann", "colour", "doc:a") + `}`, "validation_error", `relation: type "doc" has no relation "colour"`},
 		{"unknown model", "Check", `{` + ann + `,"authorization_model_id":"` + noStore + `"}`, "authorization_model_not_found", "authorization_model_id: the store has no authorization model " + noStore},
 		{"no id of a model", "Check", `{` + ann + `,"authorization_model_id":"ZZZZZZZZZZZZZZZZZZZZZZZZZZ"}`, "authorization_model_not_found", "ZZZ"},
+		{"the id of none", "Check", `{` + ann + `,"authorization_model_id":"00000000000000000000000000"}`, "authorization_model_not_found", "000"},
 		{"model id too short", "Check", `{` + ann + `,"authorization_model_id":"01"}`, "validation_error", "authorization_model_id"},
 		{"contextual tuple that the model forbids", "Check", `{` + ann + `,` + contextual(`{"user":"group:eng","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples[0].user"},
 		{"contextual tuple of no form", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"owner","object":"doc:z"}`, `{"user":"hal","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples[1]: user"},
