@@ -246,3 +246,16 @@ func TestOracleTurns(t *testing.T) {
 		}
 	}
 }
+
+// TestTurnOver: what a question gives over stored context is in force at all moments.
+func TestTurnOver(t *testing.T) {
+	w := newWorld(t, source)
+	w.fold(&ledger.Command{Store: w.store, Changes: []ledger.Change{
+		{Kind: ledger.Grant, Tuple: parse(t, "doc:plan#editor@user:dan"), Grant: model.Grant{Condition: "office_hours", Context: model.AppendContext(nil, object("opens", 9))}},
+	}})
+	q := query.Question{Tuple: parse(t, "doc:plan#editor@user:dan"), Given: query.Given{Context: object("hour", 8), Over: object("opens", 1)}}
+	got, err := w.ask(query.NewEngine(query.Budgets{}), start+100).Turn(context.Background(), q)
+	if err != nil || got.Verdict != model.Holds || got.Before != model.HoldsNot || got.Command.Revision != 3 {
+		t.Errorf("Turn = %+v, %v, want allowed since revision 3", got, err)
+	}
+}

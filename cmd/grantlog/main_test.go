@@ -45,6 +45,7 @@ func TestMain(m *testing.M) {
 //	eventually TEXT      waits until the server's /readyz holds the text
 //	appears FILE TEXT    waits until a file holds the text
 //	get PATH FILE        writes what the server answers to a file
+//	post PATH JSON FILE  writes what it answers to a request with that body
 //	oldlog NAME          makes the data directory $WORK/NAME with a log of fold version 1
 //	flip PATTERN         changes a byte in the middle of the largest file that matches
 //
@@ -82,6 +83,7 @@ func TestScripts(t *testing.T) {
 			"eventually": scriptEventually,
 			"appears":    scriptAppears,
 			"get":        scriptGet,
+			"post":       scriptPost,
 			"flip":       scriptFlip,
 			"oldlog":     scriptOldLog,
 		},
@@ -224,6 +226,18 @@ func scriptGet(ts *testscript.TestScript, neg bool, args []string) {
 	body, err := get(ts, args[0])
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(body), 0o600))
+}
+
+func scriptPost(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: post PATH JSON FILE")
+	}
+	resp, err := http.Post(ts.Getenv("GRANTLOG_SERVER")+args[0], "application/json", strings.NewReader(args[1]))
+	ts.Check(err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(err)
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), body, 0o600))
 }
 
 func get(ts *testscript.TestScript, path string) (string, error) {
