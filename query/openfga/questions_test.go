@@ -433,3 +433,28 @@ func TestConsistency(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnWrites holds that what was written here is seen by the next question, over either
+// transport, without asking the log.
+func TestOwnWrites(t *testing.T) {
+	w, ctx := newWorld(t), context10(t)
+	for i := range 20 {
+		user := fmt.Sprintf("user:%d", i)
+		keys := `{"tuple_keys":[{"user":"` + user + `","relation":"owner","object":"doc:own"}]}`
+		ask := func(want bool) {
+			t.Helper()
+			body := `{` + check(user, "owner", "doc:own") + `}`
+			if answer, message := w.ask(t, "Check", body); answer != fmt.Sprintf(`{"allowed":%t,"resolution":""}`, want) {
+				t.Errorf("Check %s = %s %s, want %t", body, answer, message, want)
+			}
+		}
+		w.must(t, http.StatusOK, http.MethodPost, "/stores/"+w.store+"/write", `{"writes":`+keys+`}`)
+		ask(true)
+		_, err := w.Write(ctx, &openfgav1.WriteRequest{StoreId: w.store, Deletes: &openfgav1.WriteRequestDeletes{
+			TupleKeys: []*openfgav1.TupleKeyWithoutCondition{{User: user, Relation: "owner", Object: "doc:own"}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask(false)
+	}
+}
