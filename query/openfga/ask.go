@@ -27,7 +27,8 @@ type question interface {
 	GetConsistency() openfgav1.ConsistencyPreference
 }
 
-// An asked is the view and the model that the questions of one request are asked of. Its owner closes it.
+// An asked is the view and the model that the questions of one request are asked of. Its
+// owner closes it.
 type asked struct {
 	*query.Asking
 	view  *index.View
