@@ -66,6 +66,7 @@ var owners = []struct {
 		[]string{"connectrpc.com", module + "/proto", "google.golang.org/protobuf", "google.golang.org/grpc"},
 		[]string{"query/serve", "query/openfga", "query/authzen", "ledger/dsl", "cmd/", "ops/", "proto/"}},
 	{"only dsl and the OpenFGA face use OpenFGA's types", []string{"github.com/openfga/api"}, []string{"ledger/dsl", "query/openfga"}},
+	{"only the tests of clients use OpenFGA's client", []string{"github.com/openfga/go-sdk"}, []string{"cmd/"}},
 }
 
 // stdOnly is the packages that import the standard library and each other alone.
