@@ -46,6 +46,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -139,6 +140,11 @@ func (e *httpError) Error() string { return e.message }
 func (s *Service) asked(answer func(context.Context, ledger.ID, model.Value) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		identify(w, r)
+		defer func() {
+			if p := recover(); p != nil { // a bug, told to the log alone
+				s.fail(w, r, fmt.Errorf("panic in a handler: %v\n%s", p, debug.Stack()))
+			}
+		}()
 		var message any
 		body, err := readBody(w, r)
 		if err == nil {

@@ -368,7 +368,7 @@ func TestPages(t *testing.T) {
 	}
 	// Of another store, the same question is another, and its token names another past.
 	other := n.store(t, shelves, grants...)
-	if resp, answer := n.do(t, http.MethodPost, "/stores/"+other+path, rest); resp.StatusCode != 400 {
+	if resp, answer := n.do(t, http.MethodPost, "/stores/"+other+path, rest); resp.StatusCode != 400 || !strings.Contains(answer, "page.token: ") {
 		t.Errorf("a token of another store: %d %s", resp.StatusCode, answer)
 	}
 	now = now.Add(query.PageTokenAge + time.Minute)

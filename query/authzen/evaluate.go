@@ -31,22 +31,27 @@ func (s *Service) evaluation(ctx context.Context, store ledger.ID, body model.Va
 }
 
 func (s *Service) evaluate(ctx context.Context, store ledger.ID, a asked) (any, error) {
-	q, err := a.question()
-	if err != nil {
-		return nil, err
-	}
-	v, asking, err := s.ask(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	defer v.Close()
 	began := time.Now()
-	answer, err := asking.Check(ctx, q)
-	s.cfg.Checked(answer.Allowed, err, time.Since(began))
+	allowed, err := s.check(ctx, store, a)
+	s.cfg.Checked(allowed, err, time.Since(began))
 	if err != nil {
 		return nil, inRequest(err)
 	}
-	return decision{Decision: answer.Allowed}, nil
+	return decision{Decision: allowed}, nil
+}
+
+func (s *Service) check(ctx context.Context, store ledger.ID, a asked) (bool, error) {
+	q, err := a.question()
+	if err != nil {
+		return false, err
+	}
+	v, asking, err := s.ask(ctx, store)
+	if err != nil {
+		return false, err
+	}
+	defer v.Close()
+	answer, err := asking.Check(ctx, q)
+	return answer.Allowed, err
 }
 
 // lastOf is, by the semantics that evaluations may ask for, the decision that is the last

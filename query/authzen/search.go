@@ -300,7 +300,10 @@ func (s *Service) open(ctx context.Context, store ledger.ID, text string, key [1
 		return none(ledger.Reject(ledger.CodePrecondition, field, "has expired: it is good for %s after the first page; begin again with that", query.PageTokenAge))
 	}
 	v, err := s.view(ctx, store, projector.Freshness{Kind: projector.AtToken, Token: token.View})
-	if err != nil {
+	switch {
+	case errors.Is(err, ledger.ErrForeignToken), errors.Is(err, ledger.ErrLostPast), errors.Is(err, ledger.ErrToken):
+		return none(ledger.Reject(ledger.CodeInvalid, field, "%s", err))
+	case err != nil:
 		return none(err)
 	}
 	asking, err := s.cfg.Engine.Ask(v, token.Model, token.Time)
