@@ -146,7 +146,7 @@ func readRequest(w http.ResponseWriter, r *http.Request, req proto.Message, fiel
 	case err != nil:
 		return invalidf("read the request: %s", err)
 	}
-	if len(body) > 0 && r.Method != http.MethodGet {
+	if len(body) > 0 && (r.Method == http.MethodPost || r.Method == http.MethodPut) {
 		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, req); err != nil {
 			return invalidf("malformed JSON: %s", plainly(err))
 		}

@@ -31,8 +31,8 @@ type doc
     define reader: viewer but not blocked
     define sharer: owner and viewer
 
-condition office(country: string, allowed: list<string>) {
-  country in allowed
+condition office(country: string, allowed: list<string>, floor: double) {
+  country in allowed && floor < 5.0
 }
 `
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -23,12 +24,17 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/emptypb"
 )
 
 // A node is a whole replica on an in-memory log, serving on loopback, with a client of
 // gRPC as grpc-go has it.
 type node struct {
 	openfgav1.OpenFGAServiceClient
+	conn      *grpc.ClientConn
 	projector *projector.Projector
 	address   string
 }
@@ -82,7 +88,7 @@ func newNode(t testing.TB, change ...func(*serve.Config)) *node {
 			t.Errorf("close the projector: %v", err)
 		}
 	})
-	return &node{openfgav1.NewOpenFGAServiceClient(conn), p, listener.Addr().String()}
+	return &node{openfgav1.NewOpenFGAServiceClient(conn), conn, p, listener.Addr().String()}
 }
 
 func context10(t testing.TB) context.Context {
@@ -147,13 +153,13 @@ func field(t testing.TB, answer, name string) string {
 }
 
 // wantError reports an error unless the request over HTTP has this error, by its name,
-// with these parts in the message.
-func (n *node) wantError(t testing.TB, method, path, body string, status int, code string, parts ...string) {
+// with these parts in the message, and over gRPC the same, if it can be put there.
+func (n *node) wantError(t testing.TB, method, path, body string, want int, code string, parts ...string) {
 	t.Helper()
 	got, answer := n.do(t, method, path, body)
 	var e struct{ Code, Message string }
-	if err := json.Unmarshal([]byte(answer), &e); err != nil || got != status || e.Code != code {
-		t.Errorf("%s %s %s = %d %s, want %d with %s", method, path, body, got, answer, status, code)
+	if err := json.Unmarshal([]byte(answer), &e); err != nil || got != want || e.Code != code {
+		t.Errorf("%s %s %s = %d %s, want %d with %s", method, path, body, got, answer, want, code)
 		return
 	}
 	for _, part := range parts {
@@ -161,6 +167,70 @@ func (n *node) wantError(t testing.TB, method, path, body string, status int, co
 			t.Errorf("%s %s %s: message %q, want %q in it", method, path, body, e.Message, part)
 		}
 	}
+	operation, req := overRPC(t, method, path, body)
+	if req == nil {
+		return
+	}
+	err := n.conn.Invoke(context10(t), "/openfga.v1.OpenFGAService/"+operation, req, new(emptypb.Empty))
+	st := status.Convert(err)
+	if name := codeName(int32(st.Code())); err == nil || name != code && !(name == "10" && want == http.StatusConflict) || st.Message() != e.Message {
+		t.Errorf("%s %s %s over gRPC = %v, want %s %q", method, path, body, err, code, e.Message)
+	}
+}
+
+// routes is where the operations are over HTTP.
+var routes = map[string]string{
+	"POST /stores": "CreateStore", "GET /stores": "ListStores", "GET /stores/{store_id}": "GetStore", "DELETE /stores/{store_id}": "DeleteStore",
+	"POST /stores/{store_id}/authorization-models": "WriteAuthorizationModel", "GET /stores/{store_id}/authorization-models": "ReadAuthorizationModels",
+	"GET /stores/{store_id}/authorization-models/{id}": "ReadAuthorizationModel", "POST /stores/{store_id}/write": "Write", "POST /stores/{store_id}/read": "Read",
+	"GET /stores/{store_id}/changes": "ReadChanges", "POST /stores/{store_id}/check": "Check", "POST /stores/{store_id}/batch-check": "BatchCheck",
+	"POST /stores/{store_id}/list-objects": "ListObjects", "POST /stores/{store_id}/list-users": "ListUsers", "POST /stores/{store_id}/expand": "Expand",
+	"PUT /stores/{store_id}/assertions/{authorization_model_id}": "WriteAssertions", "GET /stores/{store_id}/assertions/{authorization_model_id}": "ReadAssertions",
+}
+
+// overRPC returns the message that asks over gRPC what a request asks over HTTP; nil if
+// there is none, because the request has no operation, or no form in which a message holds it.
+func overRPC(t testing.TB, method, path, body string) (string, proto.Message) {
+	t.Helper()
+	asked, err := url.Parse(path)
+	if err != nil {
+		return "", nil
+	}
+	parts := strings.Split(asked.Path, "/")
+	for route, operation := range routes {
+		verb, template, _ := strings.Cut(route, " ")
+		fields := make(map[string]any)
+		names, fits := strings.Split(template, "/"), verb == method
+		if len(names) != len(parts) || !fits {
+			continue
+		}
+		for i, name := range names {
+			if strings.HasPrefix(name, "{") {
+				fields[strings.Trim(name, "{}")] = parts[i]
+			} else if name != parts[i] {
+				fits = false
+			}
+		}
+		if !fits {
+			continue
+		}
+		for name, values := range asked.Query() {
+			fields[name] = values[0] // numbers may be text in this form of JSON
+		}
+		text, err := json.Marshal(fields)
+		if err != nil {
+			t.Fatal(err)
+		}
+		input := openfgav1.File_openfga_v1_openfga_service_proto.Services().ByName("OpenFGAService").Methods().ByName(protoreflect.Name(operation)).Input()
+		req, more := newMessage(t, input), newMessage(t, input)
+		read := protojson.UnmarshalOptions{DiscardUnknown: true}
+		if read.Unmarshal(text, req) != nil || body != "" && read.Unmarshal([]byte(body), more) != nil {
+			return "", nil
+		}
+		proto.Merge(more, req)
+		return operation, more
+	}
+	return "", nil
 }
 
 // wantCode reports an error unless err is of gRPC with this number as its status and

@@ -26,7 +26,6 @@ import (
 	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/query"
-	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -257,6 +256,3 @@ func streamed[Req, Res any, R checked[Req]](s *Service, name string, f func(cont
 func rpcError(e *Error) error {
 	return connect.NewError(connect.Code(e.Code), errors.New(e.Message))
 }
-
-// errNotServed is the answer of an operation that is not served.
-var errNotServed = &Error{Code: int32(openfgav1.NotFoundErrorCode_unimplemented), Message: "this operation is not served"}

@@ -5,12 +5,14 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"github.com/grantlog/grantlog/query/openfga"
+	"github.com/grantlog/grantlog/query/serve"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -40,10 +42,11 @@ func bare(texts ...string) (keys []*openfgav1.TupleKeyWithoutCondition) {
 	return keys
 }
 
-// inOffice is an editor under the condition office with a stored context.
+// inOffice is an editor under the condition office with a stored context, of whose values
+// one has another type in the condition than in JSON.
 func inOffice(text string, countries ...any) *openfgav1.TupleKey {
 	k := key(text)
-	list, err := structpb.NewStruct(map[string]any{"allowed": countries})
+	list, err := structpb.NewStruct(map[string]any{"allowed": countries, "floor": 3})
 	if err != nil {
 		panic(err)
 	}
@@ -420,4 +423,44 @@ func TestReadChanges(t *testing.T) {
 	n.wantError(t, http.MethodGet, "/stores/"+noStore+"/changes", "", 404, "store_id_not_found", noStore)
 	_, err = n.ReadChanges(context10(t), &openfgav1.ReadChangesRequest{StoreId: store, ContinuationToken: "abcd"})
 	wantCode(t, err, 2007, "continuation_token")
+}
+
+// TestReadLater moves the server's clock: a grant whose expiry has come is not read, and a
+// token is good for an hour. Changes know neither.
+func TestReadLater(t *testing.T) {
+	var later atomic.Int64
+	n := newNode(t, func(c *serve.Config) {
+		c.Now = func() time.Time { return time.Now().Add(time.Duration(later.Load())) }
+	})
+	ctx := context10(t)
+	store := n.store(t, modelJSON(t, testModel))
+	n.write(t, store, keys("user:ann owner doc:a", "user:bob owner doc:a")...)
+	_, err := grantlogv1connect.NewLedgerServiceClient(http.DefaultClient, "http://"+n.address).Submit(ctx, &pb.SubmitRequest{Command: &pb.Command{Store: store, Changes: []*pb.Change{
+		{Change: &pb.Change_Grant{Grant: &pb.Grant{Tuple: &pb.Tuple{Object: "doc:a", Relation: "owner", Subject: "user:aaa"}, ExpiresAfter: durationpb.New(30 * time.Minute)}}},
+		{Change: &pb.Change_Grant{Grant: &pb.Grant{Tuple: &pb.Tuple{Object: "doc:a", Relation: "owner", Subject: "user:zzz"}, NotBefore: timestamppb.New(time.Now().Add(24 * time.Hour))}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := n.tuples(t, store, nil, 1); got != "user:aaa owner doc:a, user:ann owner doc:a, user:bob owner doc:a, user:zzz owner doc:a" {
+		t.Errorf("tuples = %s, want what exists, begun or not", got)
+	}
+	_, at := n.changes(t, store, "", "", 100)
+	page, err := n.Read(ctx, &openfgav1.ReadRequest{StoreId: store, PageSize: wrapperspb.Int32(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	later.Store(int64(59 * time.Minute))
+	if got := n.tuples(t, store, nil, 1); got != "user:ann owner doc:a, user:bob owner doc:a, user:zzz owner doc:a" {
+		t.Errorf("tuples = %s, want none whose expiry has come", got)
+	}
+	next := &openfgav1.ReadRequest{StoreId: store, ContinuationToken: page.ContinuationToken}
+	if rest, err := n.Read(ctx, next); err != nil || len(rest.Tuples) != 3 {
+		t.Errorf("the second page = %v, %v, want the other 3 of the first page's moment", rest, err)
+	}
+	later.Store(int64(61 * time.Minute))
+	n.wantError(t, http.MethodPost, "/stores/"+store+"/read", `{"continuation_token": "`+page.ContinuationToken+`"}`, 400, "invalid_continuation_token", "has expired", "1h")
+	if got, _ := n.changes(t, store, "", at, 100); got != "" {
+		t.Errorf("changes = %s, want none for an expiry", got)
+	}
 }
