@@ -52,9 +52,13 @@ Deleted stores are told too. With -o json, one item a line.`,
 			q := &pb.HistoryRequest{Object: object, Subject: subject, ResumeToken: resume}
 			switch {
 			case object != "":
-				_, err = tuple.ParseObject(object)
+				if _, err = tuple.ParseObject(object); err != nil {
+					err = fmt.Errorf("--object: %w", err)
+				}
 			case subject != "":
-				_, err = tuple.ParseSubject(subject)
+				if _, err = tuple.ParseSubject(subject); err != nil {
+					err = fmt.Errorf("--subject: %w", err)
+				}
 			default:
 				q.Tuple, err = readTuple(args)
 			}
