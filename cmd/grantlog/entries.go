@@ -41,12 +41,12 @@ func (e *entryFlags) filter() (*pb.EntryFilter, error) {
 	}
 	if e.subject != "" {
 		if _, err := tuple.ParseSubject(e.subject); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--subject: %w", err)
 		}
 	}
 	if e.object != "" {
 		if _, err := tuple.ParseObject(e.object); err != nil {
-			return nil, err
+			return nil, fmt.Errorf("--object: %w", err)
 		}
 	}
 	var err error

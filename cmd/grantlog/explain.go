@@ -27,6 +27,9 @@ is shown once. ✓ holds, ✗ does not hold, ? has no answer.
 
 Below stands since when the answer is what it is, and the command that made it so, or
 the grant that ended; so of a denial, when the access was last held and what ended it.
+That time is exact. All others are cut to the second, and so may be just before the entry
+that they are of: to ask about one with --at, give its revision, the number after the @,
+or the time that -o json has.
 
 --format is one of
   tree      for reading (the default)
@@ -112,14 +115,15 @@ func verdictText(r *pb.ExplainResponse) string {
 // turnText says since when the answer is what it is, "" if that is not known at all.
 func turnText(r *pb.ExplainResponse) string {
 	t := r.GetTurn()
+	at := exactly(t.GetTime())
 	by := provenanceText(t.GetCommand())
-	since, until := "allowed since "+clock(t.GetTime())+", by", "last held until "+clock(t.GetTime())+", ended by"
+	since, until := "allowed since "+at+", by", "last held until "+at+", ended by"
 	if !r.GetAllowed() {
 		if since = until; t.GetUndecidedBefore() {
-			since = "denied since " + clock(t.GetTime()) + ", before that without an answer; by"
+			since = "denied since " + at + ", before that without an answer; by"
 		}
 	} else if t.GetUndecidedBefore() {
-		since = "allowed since " + clock(t.GetTime()) + ", before that without an answer; by"
+		since = "allowed since " + at + ", before that without an answer; by"
 	}
 	switch t.GetCause() {
 	case pb.Turn_COMMAND:
@@ -141,7 +145,7 @@ func turnText(r *pb.ExplainResponse) string {
 		}
 		return "never held"
 	case pb.Turn_UNKNOWN:
-		return verdictText(r) + " since " + clock(t.GetTime()) + " or before; what made it so was not found within the budget"
+		return verdictText(r) + " since " + at + " or before; what made it so was not found within the budget"
 	}
 	return ""
 }

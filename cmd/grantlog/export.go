@@ -28,7 +28,8 @@ key.
 
 The bundle of a whole store, or of its beginning up to --to, can be folded again, so
 that every outcome is verified too. One with --from cannot: its entries are verified
-to be those that were signed.
+to be those that were signed. With --from or --to it is the bundle of a part, and "audit
+verify" takes it with --part alone, so that nobody can pass off a part as the whole.
 
 The file gets its name when it is whole, checked and on disk; if anything fails, the
 disk is full, or on Ctrl-C, there is no file. It says who may do what and who decided
@@ -60,7 +61,8 @@ type ExportReport struct {
 }
 
 func (a *app) export(ctx context.Context, q *pb.ExportRequest, file, key string, force bool) error {
-	var o audit.Options
+	// A whole store is what is not asked for in part.
+	o := audit.Options{Part: q.From > 1 || q.To > 0}
 	var err error
 	if o.Key, err = readKeyFlag(key); err != nil {
 		return err
@@ -104,9 +106,13 @@ func (a *app) export(ctx context.Context, q *pb.ExportRequest, file, key string,
 		return a.value(&report)
 	}
 	r := &report.BundleReport
+	next := "grantlog audit verify " + file
+	if !r.Whole {
+		next += " --part"
+	}
 	return a.facts("exported to "+file,
 		"store", r.Store, "entries", r.entries(), "time", r.From+" to "+r.To, "checkpoint", r.checkpoint(), "root", r.Root,
-		"key", r.key(), "bytes", fmt.Sprint(report.Bytes), "next", "grantlog audit verify "+file)
+		"key", r.key(), "bytes", fmt.Sprint(report.Bytes), "next", next)
 }
 
 // export writes a bundle as it arrives, and returns how many bytes it has.

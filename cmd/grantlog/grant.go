@@ -112,7 +112,7 @@ func (a *app) submit(ctx context.Context, why *why, change *pb.Change) error {
 	r, err := c.ledger.Submit(ctx, &pb.SubmitRequest{
 		Actor: why.actor,
 		Command: &pb.Command{
-			Id: id, Store: store, Reason: why.reason, Ticket: why.ticket, Channel: "command line", Changes: []*pb.Change{change},
+			Id: id, Store: store, Reason: why.reason, Ticket: why.ticket, Channel: channel, Changes: []*pb.Change{change},
 		},
 	})
 	if err != nil {

@@ -28,6 +28,9 @@ granted again.
 
 As of a moment of the past (--at), what came later is not told. ` + momentForms + `
 
+The times of the table are cut to the second, and so may be just before their entry: give
+its revision to --at, or the time that -o json has.
+
 Deleted stores are told too. With -o json, one item a line.`,
 		Example: `  grantlog history user:ann viewer doc:plan
   grantlog history --object doc:plan
@@ -52,9 +55,13 @@ Deleted stores are told too. With -o json, one item a line.`,
 			q := &pb.HistoryRequest{Object: object, Subject: subject, ResumeToken: resume}
 			switch {
 			case object != "":
-				_, err = tuple.ParseObject(object)
+				if _, err = tuple.ParseObject(object); err != nil {
+					err = fmt.Errorf("--object: %w", err)
+				}
 			case subject != "":
-				_, err = tuple.ParseSubject(subject)
+				if _, err = tuple.ParseSubject(subject); err != nil {
+					err = fmt.Errorf("--subject: %w", err)
+				}
 			default:
 				q.Tuple, err = readTuple(args)
 			}

@@ -13,10 +13,12 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // The exit statuses.
@@ -99,7 +101,10 @@ Exit status: 0 done, or yes; 1 the answer is no (denied, rejected, not ready); 2
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return cmd.Help()
 		},
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := givenEmpty(cmd.Flags()); err != nil {
+				return err
+			}
 			if a.output != "table" && a.output != "json" {
 				return fmt.Errorf("--output must be table or json, not %q", a.output)
 			}
@@ -161,6 +166,23 @@ func parent(c *cobra.Command, verbs ...*cobra.Command) *cobra.Command {
 	}
 	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	return c
+}
+
+// givenEmpty returns an error about a flag that was given without a text. Of a script that
+// is an unset variable, and to take the flag for one that was not given would answer
+// another question. A reason alone may be empty: it is for people, and asks nothing.
+func givenEmpty(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		empty := f.Value.Type() == "string" && f.Value.String() == ""
+		if list, ok := f.Value.(pflag.SliceValue); ok {
+			texts := list.GetSlice()
+			empty = len(texts) == 0 || slices.Contains(texts, "")
+		}
+		if empty && f.Name != "reason" && err == nil {
+			err = fmt.Errorf("--%s is given but empty; leave it out if it is not meant", f.Name)
+		}
+	})
+	return err
 }
 
 func envOr(name, otherwise string) string {

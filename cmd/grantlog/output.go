@@ -76,6 +76,9 @@ func clock(t *timestamppb.Timestamp) string {
 	return t.AsTime().UTC().Format(time.RFC3339)
 }
 
+// exactly prints a moment in UTC as --at takes it.
+func exactly(t *timestamppb.Timestamp) string { return t.AsTime().UTC().Format(time.RFC3339Nano) }
+
 // oneLine makes text fit one line of a table: what would break it, or turn its direction,
 // is shown as a space.
 func oneLine(text string) string {

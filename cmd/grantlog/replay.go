@@ -94,7 +94,9 @@ it. Searching by actor, ticket, subject, object or for what was rejected takes
 milliseconds however much there is; by anything else, all entries are read.
 
 --from and --to take a revision (4711), a time (2026-11-01T17:30:00Z), or a date
-(2026-11-01: the beginning of that day in UTC).
+(2026-11-01: the beginning of that day in UTC). The times of the table are cut to the
+second, and so may be just before their entry: give its revision to --at and the like,
+or the time that -o json has.
 
 The store "system" has the creation and deletion of stores, and what reached the log
 without being a command for a live store. Deleted stores are printed too. With

@@ -183,7 +183,7 @@ such. The flags that name something leave out what does not fit all of them, as 
 		},
 	}
 	flags := c.Flags()
-	flags.StringVar(&from, "from", "", "only changes after this `moment`; from the first on if not given")
+	flags.StringVar(&from, "from", "", "only changes from this `moment` on, a revision included; from the first on if not given")
 	flags.StringVar(&to, "to", "", "only changes up to this `moment`; to the newest if not given")
 	filter.flags(flags)
 	r.flags(flags)

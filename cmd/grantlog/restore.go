@@ -46,7 +46,7 @@ version 2 stop answering from then on, until they are replaced. It cannot be tak
 		Example: `  grantlog store restore acme.bundle --key audit.pub --reason "moved to the new cluster" --ticket OPS-31`,
 		Args:    takes("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &pb.RestoreStoreRequest{Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Activate: activate}
+			req := &pb.RestoreStoreRequest{Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Channel: channel, Activate: activate}
 			if key != "" {
 				k, err := readPublicKey(key)
 				if err != nil {

@@ -23,14 +23,15 @@ func (a *app) auditShowCommand() *cobra.Command {
 for what and why, and what was decided. With -o json, one entry a line, complete.
 
 Before it prints anything, everything about the bundle is verified but the outcomes,
-which "grantlog audit verify" decides again.
+which "grantlog audit verify" decides again. Of a bundle that is not whole, the entries
+of its checkpoint that it lacks are named on the standard error.
 
 Exit status: 0 printed; 1 not verified; 2 it could not be read.`,
 		Example: `  grantlog audit show acme.bundle
   grantlog audit show acme.bundle --key auditor.pub --from 4000 --to 4100 -o json`,
 		Args: takes("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var o audit.Options
+			o := audit.Options{Part: true}
 			var err error
 			if o.Key, err = readKeyFlag(key); err != nil {
 				return err
@@ -67,6 +68,9 @@ func (a *app) show(ctx context.Context, f io.ReadSeeker, o audit.Options, from, 
 	h := verified.Header
 	if from > h.Last || to > h.Last || to > 0 && to < h.First || from > 0 && from < h.First {
 		return fmt.Errorf("the bundle has revisions %d to %d", h.First, h.Last)
+	}
+	for _, entries := range verified.Missing() {
+		fmt.Fprintf(a.stderr, "grantlog: %s of the checkpoint: not in the bundle\n", entries)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err

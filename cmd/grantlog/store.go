@@ -42,7 +42,7 @@ Run it again under the same --id if the answer was lost: that creates no second 
 			ctx, cancel := a.patience(cmd.Context())
 			defer cancel()
 			r, err := c.stores.CreateStore(ctx, &pb.CreateStoreRequest{
-				Name: args[0], Admin: admin, Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Id: id,
+				Name: args[0], Admin: admin, Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Channel: channel, Id: id,
 			})
 			if err != nil {
 				return c.lost(err, id)
@@ -131,7 +131,7 @@ A store that is being restored is given up by that. Nothing of it stays readable
 				return err
 			}
 			r, err := c.stores.DeleteStore(ctx, &pb.DeleteStoreRequest{
-				Store: store, Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Id: id,
+				Store: store, Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Channel: channel, Id: id,
 			})
 			if err != nil {
 				return c.lost(err, id)
@@ -146,6 +146,9 @@ A store that is being restored is given up by that. Nothing of it stays readable
 	why.flags(c)
 	return c
 }
+
+// channel is the channel of what the verbs ask for.
+const channel = "command line"
 
 // A why is who asks for a command, for what reason, and under which id.
 type why struct{ actor, reason, ticket, id string }

@@ -35,6 +35,11 @@ no server, no network and no data directory, and derives everything again:
     in a scratch index, which also gives the final tuples. Only a bundle that begins at
     revision 1 has what that needs.
 
+A bundle that lacks entries of its checkpoint, at its beginning or its end, is not
+verified, because anyone can cut it there without the key. If a part of the store is
+what you want, such as a range that was exported with --from or --to, say so with --part:
+then the entries that are there are verified, and those that are not are named.
+
 Give the key that you know with --key. A bundle names its key itself, and whoever makes
 one can sign it with a key of their own.
 
@@ -43,6 +48,7 @@ If something is wrong, it says what, and at which entry.
 Exit status: 0 verified; 1 not verified; 2 it could not be read.`,
 		Example: `  grantlog audit verify acme.bundle --key auditor.pub
   grantlog audit verify acme.bundle --key auditor.pub --since last-year.checkpoint
+  grantlog audit verify acme-q3.bundle --part --key auditor.pub
   grantlog audit verify acme.bundle --tuples final.jsonl && sha256sum final.jsonl
   zstd -dc acme.bundle.zst | grantlog audit verify -`,
 		Args: takes("BUNDLE"),
@@ -54,6 +60,7 @@ Exit status: 0 verified; 1 not verified; 2 it could not be read.`,
 	f := c.Flags()
 	keyFlag(f, &v.key)
 	f.StringVar(&v.since, "since", "", "`file` of an older checkpoint of the store, signed by the same key")
+	f.BoolVar(&v.part, "part", false, "the bundle may lack entries of its checkpoint")
 	f.StringVar(&v.tuples, "tuples", "", "write the final tuples to this `file`, one JSON object a line")
 	f.BoolVar(&v.force, "force", false, "with --tuples: replace a file of that name")
 	f.StringVar(&v.scratch, "scratch", "", "the `directory` in which the scratch index is made, and removed again; it takes some six times the size of the bundle [TMPDIR]")
@@ -63,11 +70,11 @@ Exit status: 0 verified; 1 not verified; 2 it could not be read.`,
 // verifying is what verify was asked.
 type verifying struct {
 	bundle, key, since, tuples, scratch string
-	force                               bool
+	part, force                         bool
 }
 
 func (a *app) verify(ctx context.Context, v *verifying) error {
-	var o audit.Options
+	o := audit.Options{Part: v.part}
 	var err error
 	if o.Key, err = readKeyFlag(v.key); err != nil {
 		return err
@@ -129,6 +136,9 @@ func (a *app) verify(ctx context.Context, v *verifying) error {
 
 // notVerified answers that a bundle does not verify, in JSON too.
 func (a *app) notVerified(fault *audit.BundleError) error {
+	if errors.Is(fault, audit.ErrPart) {
+		fault = &audit.BundleError{Revision: fault.Revision, Err: fmt.Errorf("%w; if a part is what you want, say so with --part", fault.Err)}
+	}
 	if a.json() {
 		if err := a.value(VerifyFault{Entry: uint64(fault.Revision), Fault: fault.Err.Error()}); err != nil {
 			return err
@@ -187,6 +197,7 @@ type BundleReport struct {
 	Size      uint64            `json:"checkpoint_size"` // entries of the checkpoint's tree
 	Root      string            `json:"root"`            // of that tree, in base 64 as in the checkpoint
 	Key       string            `json:"key"`
+	Whole     bool              `json:"whole"`      // it has all entries of the checkpoint's tree
 	KeyPinned bool              `json:"key_pinned"` // otherwise the key is what the bundle says
 }
 
@@ -194,7 +205,7 @@ func bundleReport(r *audit.Result) BundleReport {
 	b := BundleReport{
 		Store: r.Store.String(), First: uint64(r.First), Last: uint64(r.Last), Entries: uint64(r.Last-r.First) + 1, Outcomes: map[string]uint64{},
 		From: moment(r.From), To: moment(r.To), Origin: r.Checkpoint.Origin, Size: uint64(r.Checkpoint.Size), Root: base64Of(r.Checkpoint.Root),
-		Key: r.Key.String(), KeyPinned: r.Pinned,
+		Whole: len(r.Missing()) == 0, Key: r.Key.String(), KeyPinned: r.Pinned,
 	}
 	for _, kind := range []ledger.OutcomeKind{ledger.Applied, ledger.Rejected, ledger.Duplicate} {
 		b.Outcomes[kind.String()] = r.Outcomes[kind]
@@ -243,7 +254,10 @@ func verifyReport(r *audit.Result) VerifyReport {
 	check := func(format string, args ...any) { v.Checks = append(v.Checks, fmt.Sprintf(format, args...)) }
 	skip := func(format string, args ...any) { v.Unchecked = append(v.Unchecked, fmt.Sprintf(format, args...)) }
 	check("every byte of the bundle, and the hash that ties each entry to the one before it")
-	if r.First == 1 && r.Checkpoint.Size == r.Last {
+	for _, entries := range r.Missing() {
+		skip("%s of the checkpoint: not in the bundle", entries)
+	}
+	if len(r.Missing()) == 0 {
 		check("the root of the checkpoint, computed from all %d entries", r.Last)
 	} else {
 		check("that the tree of the checkpoint has entry %d, and thereby those before it", r.Last)

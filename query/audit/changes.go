@@ -9,21 +9,18 @@ import (
 	"github.com/grantlog/grantlog/query"
 )
 
-// RecordedChanges reports the changes of the entries that f fits, after the moment a (nil:
-// from the first entry on) up to b, one a row, in order, whatever became of them: those of
+// RecordedChanges reports the changes of the entries that f fits, from the revision first on
+// (at least 1) up to the moment b, one a row, in order, whatever became of them: those of
 // rejected commands and of duplicates are among them, and so are bytes that are no command.
-// Where f is about changes, only those that it fits are rows. Both moments are closed by
+// Where f is about changes, only those that it fits are rows. The moment is closed by
 // the caller.
-func RecordedChanges(ctx context.Context, a, b *Moment, f query.EntryFilter) Report {
+func RecordedChanges(ctx context.Context, first ledger.Revision, b *Moment, f query.EntryFilter) Report {
 	return Report{
 		Title: "recorded changes",
 		Columns: []string{"revision", "time", "actor", "method", "ticket", "reason", "channel", "outcome", "because",
 			"change", "of", "granted", "effective", "command"},
 		Rows: rows(func(yield func(Row) bool) error {
-			next := ledger.Revision(1)
-			if a != nil {
-				next = a.view.Revision() + 1
-			}
+			next := first
 			search := query.NewEntrySearch(f)
 			var entries []*ledger.Entry
 			for next <= b.view.Revision() {

@@ -262,7 +262,7 @@ func TestRecordedChanges(t *testing.T) {
 	w.apply(revoking(t, "T-3", "doc:plan#viewer@user:nobody"))
 
 	columns := []string{"revision", "actor", "ticket", "channel", "outcome", "because", "change", "of", "granted", "effective"}
-	got := picked(t, RecordedChanges(background, w.at(from, 0), w.at(0, 0), query.EntryFilter{}), columns...)
+	got := picked(t, RecordedChanges(background, from+1, w.at(0, 0), query.EntryFilter{}), columns...)
 	want := []string{
 		"3 root T-1  applied  grant doc:plan#viewer@user:ann granted yes",
 		"3 root T-1  applied  grant doc:plan#viewer@user:bob granted yes",
@@ -289,11 +289,11 @@ func TestRecordedChanges(t *testing.T) {
 		{"by one actor", query.EntryFilter{Actor: "mallory"}, "6"},
 		{"both", query.EntryFilter{WithoutTicket: true, OutsideChannels: []string{"okta"}}, "1 6"},
 	} {
-		if got := strings.Join(picked(t, RecordedChanges(background, nil, w.at(0, 0), tt.f), "revision"), " "); got != tt.want {
+		if got := strings.Join(picked(t, RecordedChanges(background, 1, w.at(0, 0), tt.f), "revision"), " "); got != tt.want {
 			t.Errorf("%s: revisions %s, want %s", tt.name, got, tt.want)
 		}
 	}
-	if got := picked(t, RecordedChanges(background, nil, w.at(2, 0), query.EntryFilter{}), "revision", "change"); !slices.Equal(got, []string{"1 create_store", "2 write_model"}) {
+	if got := picked(t, RecordedChanges(background, 1, w.at(2, 0), query.EntryFilter{}), "revision", "change"); !slices.Equal(got, []string{"1 create_store", "2 write_model"}) {
 		t.Errorf("the first changes are %q", got)
 	}
 }
@@ -303,7 +303,7 @@ func TestChangesOfSystem(t *testing.T) {
 	w := newReported(t)
 	w.raw("someone", []byte("no command"))
 	w.store = ledger.System
-	got := picked(t, RecordedChanges(background, nil, w.at(0, 0), query.EntryFilter{}), "revision", "actor", "outcome", "change", "of")
+	got := picked(t, RecordedChanges(background, 1, w.at(0, 0), query.EntryFilter{}), "revision", "actor", "outcome", "change", "of")
 	if want := "2 someone rejected  bytes that are no command"; len(got) != 2 || got[1] != want {
 		t.Errorf("the changes of system are %q, want %q last", got, want)
 	}

@@ -209,8 +209,34 @@ func TestTampered(t *testing.T) {
 			found(t, build(Header{acme, 1, ledger.Revision(n)}, all[:n], trailer), ledger.Revision(n), "")
 		}
 	})
+	// Whoever cuts a bundle at an end, and makes the proof anew from its own leaves, needs
+	// no key for it. What is left is just the bundle of a part, and is refused as such.
+	t.Run("cut at an end, with its proof", func(t *testing.T) {
+		for _, tt := range []struct {
+			first, last ledger.Revision
+			text        string
+		}{
+			{1, 99, "it does not have entry 100 of the 100 that were signed"},
+			{1, 50, "it does not have entries 51 to 100 of the 100"},
+			{2, 100, "it does not have entry 1 of the 100"},
+			{40, 60, "it does not have entries 1 to 39, nor entries 61 to 100 of the 100"},
+		} {
+			part := w.export(key, acme, tt.first, tt.last, 100)
+			_, err := Verify(t.Context(), bytes.NewReader(part), Options{Key: key.Key, Scratch: scratch(t)})
+			if !errors.As(err, new(*BundleError)) || !errors.Is(err, ErrPart) || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("entries %d to %d of 100: %v, want %q", tt.first, tt.last, err, tt.text)
+			}
+			// The control: as a part it verifies.
+			if r, err := Verify(t.Context(), bytes.NewReader(part), Options{Key: key.Key, Scratch: scratch(t), Part: true}); err != nil || len(r.Missing()) == 0 {
+				t.Errorf("entries %d to %d of 100, as a part: %q, %v", tt.first, tt.last, r.Missing(), err)
+			}
+		}
+		if r, err := Verify(t.Context(), bytes.NewReader(bundle), Options{Key: key.Key, Scratch: scratch(t)}); err != nil || len(r.Missing()) > 0 {
+			t.Errorf("the whole bundle: %q, %v", r.Missing(), err)
+		}
+	})
 	t.Run("begins later", func(t *testing.T) {
-		// That is no fault of its own: it is the bundle of a range, and says so.
+		// As a part, that is no fault of its own, and it says so.
 		r, err := verify(build(Header{acme, 2, 100}, all[1:], trailer), Options{Key: key.Key, Scratch: scratch(t)})
 		if err != nil || r.Folded || r.First != 2 {
 			t.Fatalf("Verify = %+v, %v", r, err)

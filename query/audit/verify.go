@@ -31,6 +31,11 @@ type Options struct {
 	// begin with the entries that it is of. The bundle has to begin at revision 1.
 	Since []byte
 
+	// Part allows the bundle to lack entries of its checkpoint's tree, at its beginning or
+	// its end. Otherwise that is an [ErrPart]: anyone can cut a bundle there, without the
+	// key, and what is left verifies.
+	Part bool
+
 	// Scratch is the index that the entries are folded into; its directory must be
 	// empty and is the caller's to remove. Nil: nothing is folded. Pebble ends the
 	// process when its disk is full, see [index.Options].
@@ -44,6 +49,10 @@ type Options struct {
 	// were folded. All else is verified by then. Its error ends the verification.
 	Tuple func(FinalTuple) error
 }
+
+// ErrPart: nothing is wrong with the bundle but that it is not whole, and a whole one
+// was asked for. If a part is what is wanted, ask with Part of [Options].
+var ErrPart = errors.New("the bundle is not whole")
 
 // A Result is what [Verify] found a bundle to be.
 type Result struct {
@@ -62,12 +71,28 @@ type Result struct {
 	TuplesHash ledger.Hash // SHA-256 of their lines, if Folded
 }
 
+// Missing names the entries of the checkpoint's tree that the bundle does not have, as
+// "entries 51 to 76": those before it and those after it; none of a whole bundle.
+func (r *Result) Missing() []string {
+	var missing []string
+	for _, span := range [...][2]ledger.Revision{{1, r.First - 1}, {r.Last + 1, r.Checkpoint.Size}} {
+		switch first, last := span[0], span[1]; {
+		case first == last:
+			missing = append(missing, fmt.Sprintf("entry %d", first))
+		case first < last:
+			missing = append(missing, fmt.Sprintf("entries %d to %d", first, last))
+		}
+	}
+	return missing
+}
+
 // Verify reads a bundle in one pass, in bounded memory, and shows that
 //
 //   - it has the one form that FORMAT.md gives it, down to the last byte;
 //   - every entry stands in its place and holds the leaf hash of the one before it;
 //   - the tree of the checkpoint has the last entry, and thereby all of them; if the
-//     bundle has the whole tree, its root is computed from the leaves as well;
+//     bundle has the whole tree, its root is computed from the leaves as well, and it
+//     has, unless a part is allowed;
 //   - the checkpoint is signed by the key, for this store;
 //   - the entries begin with those of the older checkpoint, if one is given;
 //   - every outcome is what the fold decides, if the bundle begins at revision 1: its
@@ -238,6 +263,9 @@ func (v *verification) vouch(t Trailer, last Leaf) error {
 	}
 	if err := seal.CheckInclusion(h.Last, c.Size, last.Hash, t.Proof, c.Root); err != nil {
 		return faulty(h.Last, "it is not as it was recorded, or its proof is damaged: %s", reason(err))
+	}
+	if missing := v.result.Missing(); len(missing) > 0 && !v.o.Part {
+		return faulty(0, "%w: it does not have %s of the %d that were signed", ErrPart, strings.Join(missing, ", nor "), c.Size)
 	}
 	if v.result.Since == nil {
 		return nil

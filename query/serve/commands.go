@@ -197,7 +197,7 @@ func (s *Server) CreateStore(ctx context.Context, req *pb.CreateStoreRequest) (*
 		return nil, s.rpcError(ctx, err)
 	}
 	store := idFor(id)
-	_, err = s.system(ctx, origin, &ledger.Command{ID: id, Reason: req.Reason, Ticket: req.Ticket, Changes: []ledger.Change{
+	_, err = s.system(ctx, origin, &ledger.Command{ID: id, Reason: req.Reason, Ticket: req.Ticket, Channel: req.Channel, Changes: []ledger.Change{
 		{Kind: ledger.CreateStore, Store: store, Name: req.Name, Admin: cmp.Or(req.Admin, origin.Actor)},
 	}})
 	if err != nil {
@@ -225,7 +225,7 @@ func (s *Server) DeleteStore(ctx context.Context, req *pb.DeleteStoreRequest) (*
 	if err != nil {
 		return nil, s.rpcError(ctx, err)
 	}
-	d, err := s.system(ctx, readOrigin(req.Actor), &ledger.Command{ID: id, Reason: req.Reason, Ticket: req.Ticket,
+	d, err := s.system(ctx, readOrigin(req.Actor), &ledger.Command{ID: id, Reason: req.Reason, Ticket: req.Ticket, Channel: req.Channel,
 		Changes: []ledger.Change{{Kind: ledger.DeleteStore, Store: store}}})
 	if err != nil {
 		return nil, s.rpcError(ctx, err)

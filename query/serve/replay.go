@@ -126,6 +126,13 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 		case req.To != 0 && k.From > req.To:
 			return nil, malformed("to", "must not be before from, %d, is %d", k.From, req.To)
 		}
+		if !req.Follow {
+			v, err := view("from", projector.Freshness{Kind: projector.AtRevision, Revision: r.next})
+			if err != nil {
+				return nil, err
+			}
+			v.Close()
+		}
 	case *pb.ReplayRequest_ResumeToken:
 		t, err := ledger.ParseToken(k.ResumeToken)
 		if err != nil {
@@ -168,15 +175,11 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 		r.to = ledger.Revision(req.To)
 	case toTime != 0:
 		v, err := view("to_time", projector.Freshness{Kind: projector.AtTime, Time: toTime})
-		switch {
-		case errors.Is(err, projector.ErrBefore):
-			r.to = 0
-		case err != nil:
+		if err != nil {
 			return nil, err
-		default:
-			r.to = v.Revision()
-			v.Close()
 		}
+		r.to = v.Revision()
+		v.Close()
 	}
 	v, err := view("store", projector.Freshness{Kind: projector.Any})
 	if err != nil {

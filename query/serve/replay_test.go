@@ -90,7 +90,7 @@ func TestReplayFilters(t *testing.T) {
 		{"to a time", &pb.ReplayRequest{ToTime: times[2]}, []uint64{1, 2}},
 		{"to just before a time", &pb.ReplayRequest{ToTime: before(2)}, []uint64{1}},
 		{"from a time before the store", &pb.ReplayRequest{Start: &pb.ReplayRequest_FromTime{FromTime: &timestamppb.Timestamp{Seconds: 1}}, To: 2}, []uint64{1, 2}},
-		{"to a time before the store", &pb.ReplayRequest{ToTime: &timestamppb.Timestamp{Seconds: 1}}, nil},
+		{"from the newest", &pb.ReplayRequest{Start: &pb.ReplayRequest_From{From: 9}}, []uint64{9}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.req.Store = store
@@ -143,6 +143,8 @@ func TestReplayFilters(t *testing.T) {
 		{"to twice", &pb.ReplayRequest{To: 2, ToTime: times[2]}, pb.Rejection_MALFORMED, "to_time", "beside to"},
 		{"to and follow", &pb.ReplayRequest{To: 2, Follow: true}, pb.Rejection_MALFORMED, "to", "follows"},
 		{"to a time and follow", &pb.ReplayRequest{ToTime: times[2], Follow: true}, pb.Rejection_MALFORMED, "to_time", "follows"},
+		{"from a revision of the future", &pb.ReplayRequest{Start: &pb.ReplayRequest_From{From: 10}}, pb.Rejection_INVALID, "from", "is at revision 9"},
+		{"to a time before the store", &pb.ReplayRequest{ToTime: &timestamppb.Timestamp{Seconds: 1}}, pb.Rejection_NOT_FOUND, "to_time", "before the store's first entry"},
 		{"to a revision of the future", &pb.ReplayRequest{To: 10}, pb.Rejection_INVALID, "to", "in the future"},
 		{"to a time of the future", &pb.ReplayRequest{ToTime: future}, pb.Rejection_INVALID, "to_time", "in the future"},
 		{"from a time of the future", &pb.ReplayRequest{Start: &pb.ReplayRequest_FromTime{FromTime: future}, Follow: true}, pb.Rejection_INVALID, "from_time", "in the future"},
@@ -160,7 +162,11 @@ func TestReplayFilters(t *testing.T) {
 			if stream.Receive() {
 				t.Errorf("replay answered %v", stream.Msg())
 			}
-			wantRejection(t, stream.Err(), connect.CodeInvalidArgument, tt.why, tt.field, tt.part)
+			code := connect.CodeInvalidArgument
+			if tt.why == pb.Rejection_NOT_FOUND {
+				code = connect.CodeNotFound
+			}
+			wantRejection(t, stream.Err(), code, tt.why, tt.field, tt.part)
 		})
 	}
 	empty := n.store(t, "")

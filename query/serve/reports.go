@@ -80,14 +80,14 @@ func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*p
 		if err != nil {
 			return renamed(err, "filter", "recorded_changes.filter")
 		}
-		of.anyStore = true
+		of.anyStore, of.entries = true, true
 		if err := of.open(ctx, s, req.Store, "recorded_changes", k.RecordedChanges.From, k.RecordedChanges.To); err != nil {
 			return err
 		}
 		if err := f.Known(of.to.view); err != nil {
 			return renamed(err, "filter", "recorded_changes.filter")
 		}
-		r = audit.RecordedChanges(ctx, of.from.Moment, of.to.Moment, f)
+		r = audit.RecordedChanges(ctx, of.first, of.to.Moment, f)
 	default:
 		return malformed("report", "is missing: name one of the reports")
 	}
@@ -166,6 +166,9 @@ func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *aud
 		if m := of.from.Model(); !m.IsZero() {
 			h.FromModel = m.String()
 		}
+		if of.entries {
+			h.FromRevision = uint64(of.first)
+		}
 	}
 	return h, s.vouch(ctx, h, of.to.view)
 }
@@ -203,7 +206,9 @@ type moment struct {
 // The moments of a report: from is empty unless it is between two.
 type moments struct {
 	from, to moment
-	anyStore bool // also "system" and deleted ones
+	anyStore bool            // also "system" and deleted ones
+	entries  bool            // a report of entries: one that begins before the first begins with it
+	first    ledger.Revision // of entries: the first that is not before from
 }
 
 func (m *moments) close() {
@@ -239,9 +244,20 @@ func (m *moments) open(ctx context.Context, s *Server, store, field string, from
 		return at, err
 	}
 	last := "freshness"
-	if from != nil {
+	if from != nil || m.entries {
 		last = "to"
-		if m.from, err = one("from", from); err != nil {
+	}
+	if from != nil {
+		m.from, err = one("from", from)
+		if m.entries && errors.Is(err, projector.ErrBefore) {
+			m.from, err = moment{}, nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if m.entries {
+		if m.first, err = m.firstEntry(from); err != nil {
 			return err
 		}
 	}
@@ -253,6 +269,18 @@ func (m *moments) open(ctx context.Context, s *Server, store, field string, from
 			m.from.view.Revision(), momentText(m.from.time), m.to.view.Revision(), momentText(m.to.time))
 	}
 	return nil
+}
+
+// firstEntry returns the first revision that is not before from.
+func (m *moments) firstEntry(from *pb.Freshness) (ledger.Revision, error) {
+	if m.from.Moment == nil {
+		return 1, nil
+	}
+	if _, ok := from.GetFreshness().(*pb.Freshness_AtTime); !ok {
+		return m.from.view.Revision(), nil
+	}
+	before, err := m.from.view.RevisionAt(m.from.time - 1)
+	return before + 1, err
 }
 
 func momentText(at int64) string { return time.Unix(0, at).UTC().Format(time.RFC3339Nano) }

@@ -11,12 +11,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/seal"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // A received is a report as its caller got it.
@@ -166,6 +168,51 @@ func TestReports(t *testing.T) {
 	if want := `undecided: condition "office": the context lacks allowed, country`; r.end.Undecided != 2 || !slices.ContainsFunc(r.rows, func(cells []string) bool { return cells[2] == want }) {
 		t.Errorf("%d rows are undecided, want 2 with %q: %q", r.end.Undecided, want, r.rows)
 	}
+}
+
+// TestChangesFrom: recorded changes begin with the revision that is named, with the first
+// entry that is not before a time, and with the first of all if that is before the store.
+func TestChangesFrom(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, testModel) // revisions 1 and 2
+	third := n.apply(t, store, grant("doc:plan", "viewer", "user:ann"))
+	n.apply(t, store, grant("doc:plan", "viewer", "user:bob"))
+	atTime := func(at time.Time) *pb.Freshness {
+		return &pb.Freshness{Freshness: &pb.Freshness_AtTime{AtTime: timestamppb.New(at)}}
+	}
+	for _, tt := range []struct {
+		name string
+		from *pb.Freshness
+		want string // the first cells
+		head uint64 // from_revision of the header
+	}{
+		{"no from", nil, "1 2 3 4", 0},
+		{"a revision", atRevision(3), "3 4", 3},
+		{"the newest revision", atRevision(4), "4", 4},
+		{"a token", &pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: third.Token}}, "3 4", 3},
+		{"the time of an entry", atTime(third.Time.AsTime()), "3 4", 3},
+		{"just after an entry", atTime(third.Time.AsTime().Add(1)), "4", 4},
+		{"after the newest entry", atTime(time.Now()), "", 5},
+		{"before the store", atTime(time.Unix(1, 0)), "1 2 3 4", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r, err := n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{From: tt.from}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, cells := range r.rows {
+				got = append(got, cells[0])
+			}
+			if text := strings.Join(got, " "); text != tt.want || r.header.FromRevision != tt.head {
+				t.Errorf("revisions %q from %d, want %q from %d", text, r.header.FromRevision, tt.want, tt.head)
+			}
+		})
+	}
+	_, err := n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{From: atRevision(5)}}})
+	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_INVALID, "recorded_changes.from.at_revision", "is at revision 4")
+	_, err = n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{To: atTime(time.Unix(1, 0))}}})
+	wantRejection(t, err, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "recorded_changes.to.at_time", "before the store")
 }
 
 // firstCells returns as many cells of each row as the wanted texts have words.

@@ -133,7 +133,7 @@ func (r *restore) receive(stream *connect.ClientStream[pb.RestoreStoreRequest]) 
 
 // begin reads what the first request says beside the bundle.
 func (r *restore) begin(m *pb.RestoreStoreRequest) error {
-	r.request = &pb.RestoreStoreRequest{Actor: m.Actor, Reason: m.Reason, Ticket: m.Ticket, Activate: m.Activate, Key: m.Key}
+	r.request = &pb.RestoreStoreRequest{Actor: m.Actor, Reason: m.Reason, Ticket: m.Ticket, Channel: m.Channel, Activate: m.Activate, Key: m.Key}
 	c := r.command(ledger.Change{Kind: ledger.BeginRestore, Store: ledger.ID{1}}) // any store: who and why are held to their rules
 	if why := c.Validate(); why != nil {
 		return why
@@ -180,7 +180,7 @@ func (r *restore) faulty(err error) error {
 }
 
 func (r *restore) command(ch ledger.Change) *ledger.Command {
-	return &ledger.Command{ID: ledger.NewUUID(), Store: ledger.System, Reason: r.request.Reason, Ticket: r.request.Ticket, Changes: []ledger.Change{ch}}
+	return &ledger.Command{ID: ledger.NewUUID(), Store: ledger.System, Reason: r.request.Reason, Ticket: r.request.Ticket, Channel: r.request.Channel, Changes: []ledger.Change{ch}}
 }
 
 // verify verifies the whole bundle, and reads how it ends.

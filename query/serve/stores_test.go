@@ -212,10 +212,14 @@ func TestReplay(t *testing.T) {
 	if len(one) != 1 || one[0].Revision != rejected.Revision {
 		t.Errorf("from the last revision: %v, want it alone", one)
 	}
-	end, none := replayed(t, n, &pb.ReplayRequest{Store: store, Start: &pb.ReplayRequest_From{From: rejected.Revision + 5}})
-	if len(none) != 0 || len(end) != 1 || !end[0].CaughtUp || end[0].ResumeToken != "" {
-		t.Errorf("from beyond the end: %v, want only to be caught up", end)
+	beyond, err := n.Replay(context10(t), &pb.ReplayRequest{Store: store, Follow: true, Start: &pb.ReplayRequest_From{From: rejected.Revision + 5}})
+	if err != nil {
+		t.Fatal(err)
 	}
+	if !beyond.Receive() || len(beyond.Msg().Entries) != 0 || !beyond.Msg().CaughtUp || beyond.Msg().ResumeToken != "" {
+		t.Errorf("following from beyond the end: %v, want only to be caught up", beyond.Msg())
+	}
+	beyond.Close()
 
 	// What is no command for a live store is an entry of the store "system".
 	n.log.Put(ledger.Subject("main", ledger.PrincipalSubject, "tool"), []byte("\xffno command"))

@@ -104,7 +104,7 @@ type ReplayRequest struct {
 	// The last revision wanted, which must be in the log; 0: to the newest. Excludes follow.
 	To uint64 `protobuf:"varint,7,opt,name=to,proto3" json:"to,omitempty"`
 	// The last moment wanted: entries whose log time is after it are not sent. Excludes
-	// follow and to. One before the store's first entry ends the stream at once.
+	// follow and to. One before the store's first entry is NOT_FOUND.
 	ToTime *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=to_time,json=toTime,proto3" json:"to_time,omitempty"`
 	// Which entries to send; absent: all.
 	Filter        *EntryFilter `protobuf:"bytes,9,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -223,8 +223,8 @@ type isReplayRequest_Start interface {
 }
 
 type ReplayRequest_From struct {
-	// The first revision wanted, at least 1. One beyond the newest ends the stream at
-	// once, or waits for it with follow.
+	// The first revision wanted, at least 1. One beyond the newest is an error, or is
+	// waited for with follow.
 	From uint64 `protobuf:"varint,2,opt,name=from,proto3,oneof"`
 }
 
@@ -253,7 +253,7 @@ type ReplayResponse struct {
 	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	// Continues after all that was looked at for this answer and those before, at any replica
 	// of the log; it is also the token of the revision that was looked at last. Empty before
-	// anything was looked at, if from is beyond the newest revision.
+	// anything was looked at, if from is beyond the newest revision of a stream that follows.
 	ResumeToken string `protobuf:"bytes,2,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
 	// These are all the entries applied here at this moment. A stream that follows says
 	// it once, when it begins to wait.

@@ -329,7 +329,8 @@ func (x *Difference) GetEffective() bool {
 // RecordedChanges is the changes that were asked for between two moments, one a row.
 type RecordedChanges struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first moment, exclusive; absent: from the first entry on.
+	// The first moment: the entry of this revision or token, or the first whose log time is
+	// not before this time. Absent, or before the store's first entry: that one.
 	From *Freshness `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	// The last moment; absent: now.
 	To *Freshness `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
@@ -524,6 +525,8 @@ type ReportHeader struct {
 	// The names of the columns.
 	Columns []string `protobuf:"bytes,12,rep,name=columns,proto3" json:"columns,omitempty"`
 	// Of a report between two moments, the revision of the earlier one; 0 if there is none.
+	// Of recorded changes, the first revision that is not before from; if none is, the one
+	// after revision.
 	FromRevision uint64 `protobuf:"varint,13,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
 	// Its moment, as evaluated_at.
 	FromEvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=from_evaluated_at,json=fromEvaluatedAt,proto3" json:"from_evaluated_at,omitempty"`

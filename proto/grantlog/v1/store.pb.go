@@ -195,7 +195,9 @@ type CreateStoreRequest struct {
 	Ticket string `protobuf:"bytes,5,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The command's id, a UUID; the store's id has its bits, so a retry under the same
 	// id creates no second store. Empty: the server makes one.
-	Id            string `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`
+	// The tool or process it came through; at most 256 bytes.
+	Channel       string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -268,6 +270,13 @@ func (x *CreateStoreRequest) GetTicket() string {
 func (x *CreateStoreRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *CreateStoreRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
 	}
 	return ""
 }
@@ -467,7 +476,9 @@ type DeleteStoreRequest struct {
 	// The ticket that asked for it; at most 256 bytes.
 	Ticket string `protobuf:"bytes,4,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The command's id, a UUID. Empty: the server makes one.
-	Id            string `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,5,opt,name=id,proto3" json:"id,omitempty"`
+	// The tool or process it came through; at most 256 bytes.
+	Channel       string `protobuf:"bytes,6,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -533,6 +544,13 @@ func (x *DeleteStoreRequest) GetTicket() string {
 func (x *DeleteStoreRequest) GetId() string {
 	if x != nil {
 		return x.Id
+	}
+	return ""
+}
+
+func (x *DeleteStoreRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
 	}
 	return ""
 }
@@ -619,7 +637,9 @@ type RestoreStoreRequest struct {
 	// The public key that the bundle must be signed by, as C2SP signed-note writes it.
 	// Empty: the bundle's own key is taken, which shows that the bundle is whole, and not
 	// who made it.
-	Key           string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	Key string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
+	// The tool or process the restore came through; at most 256 bytes.
+	Channel       string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -692,6 +712,13 @@ func (x *RestoreStoreRequest) GetActivate() bool {
 func (x *RestoreStoreRequest) GetKey() string {
 	if x != nil {
 		return x.Key
+	}
+	return ""
+}
+
+func (x *RestoreStoreRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
 	}
 	return ""
 }
@@ -1097,14 +1124,15 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04LIVE\x10\x01\x12\v\n" +
 	"\aDELETED\x10\x02\x12\r\n" +
-	"\tRESTORING\x10\x03\"\x94\x01\n" +
+	"\tRESTORING\x10\x03\"\xae\x01\n" +
 	"\x12CreateStoreRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\tR\x05admin\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06ticket\x18\x05 \x01(\tR\x06ticket\x12\x0e\n" +
-	"\x02id\x18\x06 \x01(\tR\x02id\"e\n" +
+	"\x02id\x18\x06 \x01(\tR\x02id\x12\x18\n" +
+	"\achannel\x18\a \x01(\tR\achannel\"e\n" +
 	"\x13CreateStoreResponse\x12(\n" +
 	"\x05store\x18\x01 \x01(\v2\x12.grantlog.v1.StoreR\x05store\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x0e\n" +
@@ -1116,24 +1144,26 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\adeleted\x18\x03 \x01(\bR\adeleted\"h\n" +
 	"\x12ListStoresResponse\x12*\n" +
 	"\x06stores\x18\x01 \x03(\v2\x12.grantlog.v1.StoreR\x06stores\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x80\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9a\x01\n" +
 	"\x12DeleteStoreRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x12\x0e\n" +
-	"\x02id\x18\x05 \x01(\tR\x02id\"W\n" +
+	"\x02id\x18\x05 \x01(\tR\x02id\x12\x18\n" +
+	"\achannel\x18\x06 \x01(\tR\achannel\"W\n" +
 	"\x13DeleteStoreResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\"\x9f\x01\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"\xb9\x01\n" +
 	"\x13RestoreStoreRequest\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x12\x1a\n" +
 	"\bactivate\x18\x05 \x01(\bR\bactivate\x12\x10\n" +
-	"\x03key\x18\x06 \x01(\tR\x03key\"j\n" +
+	"\x03key\x18\x06 \x01(\tR\x03key\x12\x18\n" +
+	"\achannel\x18\a \x01(\tR\achannel\"j\n" +
 	"\x14RestoreStoreResponse\x12(\n" +
 	"\x05store\x18\x01 \x01(\v2\x12.grantlog.v1.StoreR\x05store\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +

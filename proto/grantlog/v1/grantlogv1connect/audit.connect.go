@@ -57,8 +57,9 @@ type AuditServiceClient interface {
 	// place, all or those that fit a filter, each exactly once; rejected commands and
 	// duplicates are among them.
 	//
-	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: the resume token is
-	// malformed or of another log or store; the last revision wanted is not in the log; a
+	// NOT_FOUND: there is no such store here, or the last moment wanted is before its first
+	// entry. INVALID_ARGUMENT: the resume token is malformed or of another log or store; the
+	// first revision wanted, unless it follows, or the last is not in the log; a
 	// moment is in the future; the filter names a type or relation that no model of the store
 	// has had, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
@@ -220,8 +221,9 @@ type AuditServiceHandler interface {
 	// place, all or those that fit a filter, each exactly once; rejected commands and
 	// duplicates are among them.
 	//
-	// NOT_FOUND: there is no such store here. INVALID_ARGUMENT: the resume token is
-	// malformed or of another log or store; the last revision wanted is not in the log; a
+	// NOT_FOUND: there is no such store here, or the last moment wanted is before its first
+	// entry. INVALID_ARGUMENT: the resume token is malformed or of another log or store; the
+	// first revision wanted, unless it follows, or the last is not in the log; a
 	// moment is in the future; the filter names a type or relation that no model of the store
 	// has had, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
