@@ -35,6 +35,7 @@ import (
 type node struct {
 	openfgav1.OpenFGAServiceClient
 	conn      *grpc.ClientConn
+	handler   http.Handler // of the server, without a connection
 	projector *projector.Projector
 	address   string
 }
@@ -73,7 +74,8 @@ func newNode(t testing.TB, change ...func(*serve.Config)) *node {
 		}
 	})
 	served := make(chan error, 1)
-	go func() { served <- serve.New(cfg).Serve(serving, listener) }() // ends with serving
+	server := serve.New(cfg)
+	go func() { served <- server.Serve(serving, listener) }() // ends with serving
 	t.Cleanup(func() {
 		conn.Close()
 		http.DefaultClient.CloseIdleConnections()
@@ -88,7 +90,7 @@ func newNode(t testing.TB, change ...func(*serve.Config)) *node {
 			t.Errorf("close the projector: %v", err)
 		}
 	})
-	return &node{openfgav1.NewOpenFGAServiceClient(conn), conn, p, listener.Addr().String()}
+	return &node{openfgav1.NewOpenFGAServiceClient(conn), conn, server.Handler(), p, listener.Addr().String()}
 }
 
 func context10(t testing.TB) context.Context {

@@ -464,3 +464,30 @@ func TestReadLater(t *testing.T) {
 		t.Errorf("changes = %s, want none for an expiry", got)
 	}
 }
+
+// TestNames holds that names which OpenFGA's users have are written, read and asked as
+// they are.
+func TestNames(t *testing.T) {
+	n, ctx := newNode(t), context10(t)
+	store := n.store(t, modelJSON(t, testModel))
+	for _, user := range []string{"user:ann@example.com", "user:auth0|5f7c8ec7c33c6c004bbafe82", "user:a/b/c", "user:ann+test", "user:ünal", "user:" + strings.Repeat("a", 200)} {
+		for _, object := range []string{"doc:a@b", "doc:2024/plan.txt", "doc:" + strings.Repeat("b", 200), "doc:a=b&c"} {
+			n.write(t, store, &openfgav1.TupleKey{User: user, Relation: "owner", Object: object})
+			filter := &openfgav1.ReadRequestTupleKey{User: user, Relation: "owner", Object: object}
+			if got, want := n.tuples(t, store, filter, 1), user+" owner "+object; got != want {
+				t.Errorf("read = %q, want %q", got, want)
+			}
+			answer, err := n.Check(ctx, &openfgav1.CheckRequest{StoreId: store, TupleKey: &openfgav1.CheckRequestTupleKey{User: user, Relation: "viewer", Object: object}})
+			if err != nil || !answer.Allowed {
+				t.Errorf("check %s %s = %v, %v, want allowed", user, object, answer, err)
+			}
+		}
+	}
+	for _, tt := range []struct{ user, object, part string }{
+		{"user:a:b", "doc:a", "user"}, {"user:a#b#c", "doc:a", "user"}, {"user:ann", "doc:a:b", "object"}, {"user:ann", "doc:a#b", "object"},
+		{"user:ann", "doc:*", "object"}, {"user:a b", "doc:a", "user"}, {"user:ann", "doc:a b", "object"},
+	} {
+		n.wantError(t, http.MethodPost, "/stores/"+store+"/write", fmt.Sprintf(`{"writes": {"tuple_keys": [{"user": %q, "relation": "owner", "object": %q}]}}`, tt.user, tt.object),
+			400, map[bool]string{false: "validation_error", true: "object_invalid_pattern"}[tt.object == "doc:a b"], "writes.tuple_keys[0]", tt.part)
+	}
+}
