@@ -1,7 +1,8 @@
 // Package serve is the native API over the network: handlers that read requests into
 // grantlog's own types, ask the ledger, the projector or a question's engine, and
 // write the answer; and the one port on which Connect, gRPC, gRPC-Web and plain JSON
-// over HTTP are spoken, beside health, readiness, reflection and metrics.
+// over HTTP are spoken, by the other faces too, beside health, readiness, reflection and
+// metrics.
 //
 // No rule about permissions lives here. What a caller may have done wrong becomes an
 // error with a code, a field and the rule in one place, [Server.rpcError].
