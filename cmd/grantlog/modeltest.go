@@ -149,7 +149,7 @@ func testFiles(ctx context.Context, names []string) (_ []*fileReport, err error)
 		if s == nil {
 			continue
 		}
-		ids, err := b.load(s)
+		places, err := b.load(s)
 		if err != nil {
 			if err = reports[i].blame(err); err != nil {
 				return nil, errors.Join(err, asking.Wait())
@@ -159,7 +159,7 @@ func testFiles(ctx context.Context, names []string) (_ []*fileReport, err error)
 		r := reports[i]
 		r.Name, r.Tests = s.Name, make([]testReport, len(s.Tests))
 		for j := range s.Tests {
-			asking.Go(func() error { return b.run(ctx, ids[j], &s.Tests[j], &r.Tests[j]) })
+			asking.Go(func() error { return b.run(ctx, places[j], &s.Tests[j], &r.Tests[j]) })
 		}
 	}
 	if err := asking.Wait(); err != nil {
@@ -215,25 +215,43 @@ func newTestBench() (*testBench, error) {
 
 func (b *testBench) close() error { return errors.Join(b.index.Close(), os.RemoveAll(b.dir)) }
 
-// load makes the stores that the file's tests ask about, one for each test: those without
-// tuples of their own share one. What the model refuses of the tuples is a [*dsl.Errors].
-func (b *testBench) load(s *files.Store) ([]ledger.ID, error) {
-	batch := b.index.NewBatch()
-	defer batch.Close()
-	shared, err := b.store(batch, s.Model, s.Tuples)
+// A loaded is where a test is asked, and with what.
+type loaded struct {
+	store      ledger.ID
+	contextual []query.Contextual
+}
+
+// load makes the stores that the file's tests are asked of: one with the tuples of the
+// file, where those of a test count for its questions alone, and one for each test that
+// has more tuples than a question takes. What the model refuses of the tuples is a
+// [*dsl.Errors].
+func (b *testBench) load(s *files.Store) ([]loaded, error) {
+	shared, err := b.store(s.Model, s.Tuples)
 	if err != nil {
 		return nil, err
 	}
-	ids := make([]ledger.ID, len(s.Tests))
+	places := make([]loaded, len(s.Tests))
 	for i, t := range s.Tests {
-		if ids[i] = shared; len(t.Tuples) > 0 {
-			if ids[i], err = b.store(batch, s.Model, together(s.Tuples, t.Tuples)); err != nil {
+		l := &places[i]
+		if len(t.Tuples) > query.MaxContextual {
+			if l.store, err = b.store(s.Model, together(s.Tuples, t.Tuples)); err != nil {
 				return nil, err
 			}
+			continue
+		}
+		l.store = shared
+		for rest := t.Tuples; len(rest) > 0; {
+			changes := grants(rest)
+			if err := b.decide(shared, false, changes...); err != nil {
+				return nil, refused(err, rest)
+			}
+			rest = rest[len(changes):]
+		}
+		for _, t := range t.Tuples {
+			l.contextual = append(l.contextual, t.Contextual)
 		}
 	}
-	b.seq++
-	return ids, batch.Commit(ledger.Position{Log: ledger.UUID{1}, Seq: b.seq})
+	return places, nil
 }
 
 // together returns the tuples of both lists; of one that is in both, the second.
@@ -251,88 +269,99 @@ func together(first, second []files.Tuple) []files.Tuple {
 	return all
 }
 
-// Commands of tuples end before they reach what the log takes of one.
-const (
-	commandChanges = ledger.MaxChanges
-	commandBytes   = ledger.MaxCommand / 4
-)
+// commandBytes is about the most bytes of a command of tuples, well below what the log
+// takes.
+const commandBytes = ledger.MaxCommand / 4
 
-// store makes one store in the batch.
-func (b *testBench) store(batch *index.Batch, m ledger.ModelSource, tuples []files.Tuple) (ledger.ID, error) {
+// grants returns as many of the tuples, from the first on, as one command takes.
+func grants(tuples []files.Tuple) (changes []ledger.Change) {
+	size := 0
+	for _, t := range tuples {
+		g := model.Grant{Condition: t.Condition}
+		if t.Context.Kind == model.MapValue {
+			g.Context = model.AppendContext(nil, t.Context)
+		}
+		if size += len(t.Tuple.String()) + len(g.Context) + len(g.Condition) + 64; len(changes) > 0 && (size > commandBytes || len(changes) == ledger.MaxChanges) {
+			break
+		}
+		changes = append(changes, ledger.Change{Kind: ledger.Grant, Tuple: t.Tuple, Grant: g})
+	}
+	return changes
+}
+
+// store makes one store, a command at a time.
+func (b *testBench) store(m ledger.ModelSource, tuples []files.Tuple) (ledger.ID, error) {
 	id := ledger.NewID()
-	if _, err := b.decide(batch, ledger.System, ledger.Change{Kind: ledger.CreateStore, Store: id, Name: "test", Admin: "test"}); err != nil {
+	if err := b.decide(ledger.System, true, ledger.Change{Kind: ledger.CreateStore, Store: id, Name: "test", Admin: "test"}); err != nil {
 		return id, err
 	}
-	if r, err := b.decide(batch, id, ledger.Change{Kind: ledger.WriteModel, Model: m}); err != nil {
+	if err := b.decide(id, true, ledger.Change{Kind: ledger.WriteModel, Model: m}); err != nil {
 		return id, err
-	} else if r != nil {
-		return id, r
 	}
 	for len(tuples) > 0 {
-		var changes []ledger.Change
-		size := 0
-		for _, t := range tuples {
-			g := model.Grant{Condition: t.Condition}
-			if t.Context.Kind == model.MapValue {
-				g.Context = model.AppendContext(nil, t.Context)
-			}
-			if size += len(t.Tuple.String()) + len(g.Context) + len(g.Condition) + 64; len(changes) > 0 && (size > commandBytes || len(changes) == commandChanges) {
-				break
-			}
-			changes = append(changes, ledger.Change{Kind: ledger.Grant, Tuple: t.Tuple, Grant: g})
-		}
-		r, err := b.decide(batch, id, changes...)
-		if err != nil {
-			return id, err
-		}
-		if r != nil {
-			return id, refused(r, tuples)
+		changes := grants(tuples)
+		if err := b.decide(id, true, changes...); err != nil {
+			return id, refused(err, tuples)
 		}
 		tuples = tuples[len(changes):]
 	}
 	return id, nil
 }
 
-// decide decides a command as the fold does; why it is rejected, if it is.
-func (b *testBench) decide(batch *index.Batch, store ledger.ID, changes ...ledger.Change) (*ledger.Rejection, error) {
+// decide decides a command as the fold does, and perhaps keeps what it does. If it is
+// rejected, that is a [*ledger.Rejection].
+func (b *testBench) decide(store ledger.ID, keep bool, changes ...ledger.Change) error {
 	b.now++
 	c := &ledger.Command{ID: ledger.NewUUID(), Store: store, Changes: changes}
 	if r := c.Validate(); r != nil {
-		return r, nil
+		return r
 	}
+	batch := b.index.NewBatch()
+	defer batch.Close()
 	in := decide.Input{Kind: ledger.EdgeSubject, Origin: ledger.Origin{Actor: "test", Attester: "test", Method: ledger.MethodNone},
 		Raw: ledger.AppendCommand(nil, c), Time: b.now, Version: ledger.FoldVersion}
 	records, err := decide.Decide(batch, in)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, r := range records {
 		if r.Outcome.Kind != ledger.Applied {
-			return r.Outcome.Rejection, nil
+			return r.Outcome.Rejection
+		}
+		if !keep {
+			continue
 		}
 		if _, _, err := batch.Append(r, in.Origin, in.Raw, in.Version); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return nil, nil
+	if !keep {
+		return nil
+	}
+	b.seq++
+	return batch.Commit(ledger.Position{Log: ledger.UUID{1}, Seq: b.seq})
 }
 
-// refused is the mistake of the tuple that a rejection is about: the field begins with
-// the number of the change.
-func refused(r *ledger.Rejection, tuples []files.Tuple) error {
+// refused makes a rejection the mistake of the tuple that it is about: its field begins
+// with the number of the change. Any other error stays as it is.
+func refused(err error, tuples []files.Tuple) error {
+	var r *ledger.Rejection
 	var i int
-	if _, err := fmt.Sscanf(r.Field, "changes[%d]", &i); err != nil || i < 0 || i >= len(tuples) {
-		return r
+	if !errors.As(err, &r) {
+		return err
+	}
+	if _, scan := fmt.Sscanf(r.Field, "changes[%d]", &i); scan != nil || i < 0 || i >= len(tuples) {
+		return err
 	}
 	t := tuples[i]
 	return &dsl.Errors{{File: t.Place.File, Line: t.Place.Line,
 		Message: fmt.Sprintf("%s %s %s: %s", t.Tuple.Subject, t.Tuple.Relation, t.Tuple.Object, r.Message)}}
 }
 
-// run asks what a test asserts of a store.
-func (b *testBench) run(ctx context.Context, store ledger.ID, t *files.Test, r *testReport) error {
+// run asks what a test asserts.
+func (b *testBench) run(ctx context.Context, at loaded, t *files.Test, r *testReport) error {
 	*r = testReport{Name: t.Name, Line: t.Place.Line, Assertions: len(t.Assertions), Failures: []testFailure{}}
-	v, err := b.index.View(store, 0)
+	v, err := b.index.View(at.store, 0)
 	if err != nil {
 		return err
 	}
@@ -344,8 +373,9 @@ func (b *testBench) run(ctx context.Context, store ledger.ID, t *files.Test, r *
 	for i := range t.Assertions {
 		a := &t.Assertions[i]
 		f := testFailure{Line: a.Place.Line, Question: a.Question()}
+		given := query.Given{Contextual: at.contextual, Context: a.Context}
 		if a.Kind == files.Check {
-			answer, err := asking.Check(ctx, query.Question{Tuple: tuple.Tuple{Object: a.Object, Relation: a.Relation, Subject: a.Subject}, Given: query.Given{Context: a.Context}})
+			answer, err := asking.Check(ctx, query.Question{Tuple: tuple.Tuple{Object: a.Object, Relation: a.Relation, Subject: a.Subject}, Given: given})
 			if err == nil && answer.Allowed == a.Allowed {
 				continue
 			}
@@ -355,7 +385,7 @@ func (b *testBench) run(ctx context.Context, store ledger.ID, t *files.Test, r *
 				f.Got = answer.Allowed
 			}
 		} else {
-			got, err := asserted(ctx, asking, a)
+			got, err := asserted(ctx, asking, a, given)
 			if err == nil && slices.Equal(got, a.List) {
 				continue
 			}
@@ -375,8 +405,7 @@ func (b *testBench) run(ctx context.Context, store ledger.ID, t *files.Test, r *
 
 // asserted returns the list that an assertion is about, sorted. An item of which there
 // is no answer is the error of the list.
-func asserted(ctx context.Context, asking *query.Asking, a *files.Assertion) (list []string, err error) {
-	given := query.Given{Context: a.Context}
+func asserted(ctx context.Context, asking *query.Asking, a *files.Assertion, given query.Given) (list []string, err error) {
 	if a.Kind == files.ListObjects {
 		for item, err := range asking.ListObjects(ctx, query.ObjectsQuestion{Subject: a.Subject, Relation: a.Relation, Type: a.Type, Given: given}, "") {
 			o := tuple.Object{Type: a.Type, ID: item.ID}

@@ -3,11 +3,15 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/query"
 )
 
 // TestModelTestSamples runs the public project's sample stores, all in one run. Their
@@ -52,5 +56,51 @@ func TestModelTestSamples(t *testing.T) {
 	}
 	if !report.Passed || len(report.Files) < 30 || assertions < 350 {
 		t.Errorf("%d files with %d assertions, passed: %v; want 30 and 350 or more, all passed", len(report.Files), assertions, report.Passed)
+	}
+}
+
+// TestModelTestManyTuples runs files of more tuples than a command takes, with tests of as
+// many as a question takes and of one more: both are asked the same way, see none of the
+// others' tuples, and tell which tuple the model refuses.
+func TestModelTestManyTuples(t *testing.T) {
+	file := func(shared, own int, bad string) string {
+		var b strings.Builder
+		b.WriteString("model: |\n  model\n    schema 1.1\n  type user\n  type doc\n    relations\n      define viewer: [user, user with never]\n  condition never(x: bool) {\n    x\n  }\n")
+		b.WriteString("tuples:\n  - {user: user:0, relation: viewer, object: doc:0, condition: {name: never, context: {x: false}}}\n")
+		for i := 1; i < shared; i++ {
+			fmt.Fprintf(&b, "  - {user: user:%d, relation: viewer, object: doc:%d}\n", i, i)
+		}
+		b.WriteString("tests:\n")
+		for _, name := range []string{"a", "b"} {
+			fmt.Fprintf(&b, "  - name: %s\n    tuples:\n      - {user: user:0, relation: viewer, object: doc:0}\n", name) // without the condition
+			for i := 1; i < own; i++ {
+				fmt.Fprintf(&b, "      - {user: user:%s, relation: viewer, object: doc:%s%d}\n", name, name, i)
+			}
+			b.WriteString(bad)
+			fmt.Fprintf(&b, "    check:\n      - {user: user:%s, object: doc:%s%d, assertions: {viewer: true}}\n", name, name, own-1)
+			fmt.Fprintf(&b, "      - {users: [user:a, user:b], object: doc:none, assertions: {viewer: false}}\n")
+			fmt.Fprintf(&b, "      - {user: user:%d, object: doc:%d, assertions: {viewer: true}}\n", shared-1, shared-1)
+			b.WriteString("    list_users:\n      - {object: doc:0, user_filter: [{type: user}], assertions: {viewer: {users: [user:0]}}}\n")
+			fmt.Fprintf(&b, "    list_objects:\n      - {user: user:%s, type: doc, assertions: {viewer: []}}\n", map[string]string{"a": "b", "b": "a"}[name])
+		}
+		b.WriteString("  - name: no tuples of its own\n    check:\n      - {user: user:0, object: doc:0, assertions: {viewer: false}}\n")
+		return b.String()
+	}
+	name := filepath.Join(t.TempDir(), "many.fga.yaml")
+	for _, own := range []int{query.MaxContextual, query.MaxContextual + 1, ledger.MaxChanges + 1} {
+		for bad, want := range map[string]string{"": "", "      - {user: doc:0, relation: viewer, object: doc:0}\n": fmt.Sprintf("%s:%d: doc:0 viewer doc:0: ", name, 14+2500+own)} {
+			tuples := own
+			if bad != "" {
+				tuples--
+			}
+			if err := os.WriteFile(name, []byte(file(2500, tuples, bad)), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			var stdout, stderr bytes.Buffer
+			status := run(t.Context(), []string{"model", "test", name}, strings.NewReader(""), &stdout, &stderr)
+			if want == "" && (status != statusYes || stderr.Len() > 0) || want != "" && (status != statusError || !strings.HasPrefix(stderr.String(), want)) {
+				t.Errorf("%d tuples of tests: status %d, want %q\n%s%s", own, status, want, &stdout, &stderr)
+			}
+		}
 	}
 }
