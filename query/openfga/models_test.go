@@ -7,6 +7,8 @@ import (
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/dsl"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -86,6 +88,20 @@ func TestModels(t *testing.T) {
 	rest := n.must(t, 200, http.MethodGet, path+"?continuation_token="+all.ContinuationToken, "")
 	if !strings.Contains(rest, first) || strings.Contains(rest, again.AuthorizationModelId) || !strings.Contains(rest, `"continuation_token":""`) {
 		t.Errorf("the second page = %s, want the first model", rest)
+	}
+
+	// One that was written in the modeling language, by the native API, reads alike.
+	native, err := grantlogv1connect.NewLedgerServiceClient(http.DefaultClient, "http://"+n.address).Submit(ctx, &pb.SubmitRequest{Command: &pb.Command{
+		Store: store, Changes: []*pb.Change{{Change: &pb.Change_WriteModel{WriteModel: &pb.ModelSource{Source: testModel}}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, err = n.ReadAuthorizationModel(ctx, &openfgav1.ReadAuthorizationModelRequest{StoreId: store, Id: native.Model})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Id = native.Model; !proto.Equal(read.AuthorizationModel, m) {
+		t.Errorf("written in the language the model is %v, in JSON %v", read.AuthorizationModel, m)
 	}
 
 	n.wantError(t, http.MethodGet, path+"/"+noStore, "", 400, "authorization_model_not_found", noStore)

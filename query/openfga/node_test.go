@@ -36,6 +36,7 @@ type node struct {
 	openfgav1.OpenFGAServiceClient
 	conn      *grpc.ClientConn
 	handler   http.Handler // of the server, without a connection
+	log       *ledgertest.Log
 	projector *projector.Projector
 	address   string
 }
@@ -90,7 +91,7 @@ func newNode(t testing.TB, change ...func(*serve.Config)) *node {
 			t.Errorf("close the projector: %v", err)
 		}
 	})
-	return &node{openfgav1.NewOpenFGAServiceClient(conn), conn, server.Handler(), p, listener.Addr().String()}
+	return &node{openfgav1.NewOpenFGAServiceClient(conn), conn, server.Handler(), log, p, listener.Addr().String()}
 }
 
 func context10(t testing.TB) context.Context {

@@ -2,8 +2,11 @@ package openfga_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/grantlog/grantlog/ledger/ledgertest"
 	"github.com/grantlog/grantlog/query/openfga"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 )
@@ -63,4 +66,44 @@ func TestFields(t *testing.T) {
 	}
 	_, err = stream.Recv()
 	wantCode(t, err, 2000, "authorization_model_id: value does not match")
+}
+
+// TestUnavailable holds that a replica that cannot answer says so, and never a denial, an
+// empty list or a write that may not be.
+func TestUnavailable(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, modelJSON(t, testModel))
+	n.write(t, store, key("user:ann owner doc:a"))
+	write := `{"writes": {"tuple_keys": [{"user": "user:bob", "relation": "owner", "object": "doc:a"}]}}`
+	n.log.NextAppends(ledgertest.Fault{Kind: ledgertest.Refuse}, ledgertest.Fault{Kind: ledgertest.Refuse})
+	n.wantError(t, http.MethodPost, "/stores/"+store+"/write", write, 500, "unavailable", "refused")
+
+	n.log.OnAppend(func(string, []byte) ledgertest.Fault { return ledgertest.Fault{Kind: ledgertest.LoseMessage} })
+	status, answer := n.do(t, http.MethodPost, "/stores/"+store+"/write", write)
+	if status != 500 || !strings.Contains(answer, `"code":"aborted"`) || !strings.Contains(answer, "the command's id is") {
+		t.Errorf("write without an answer of the log = %d %s, want aborted with the command's id", status, answer)
+	}
+	n.log.OnAppend(nil)
+
+	n.log.Rewind(2)
+	for i := 0; n.projector.Quarantine() == nil; i++ {
+		if i > 1000 {
+			t.Fatal("no quarantine")
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	for _, tt := range []struct{ method, path, body string }{
+		{http.MethodGet, "/stores", ""},
+		{http.MethodGet, "/stores/" + store, ""},
+		{http.MethodDelete, "/stores/" + store, ""},
+		{http.MethodPost, "/stores", `{"name": "acme"}`},
+		{http.MethodGet, "/stores/" + store + "/authorization-models", ""},
+		{http.MethodPost, "/stores/" + store + "/write", write},
+		{http.MethodPost, "/stores/" + store + "/read", `{}`},
+		{http.MethodGet, "/stores/" + store + "/changes", ""},
+		{http.MethodPost, "/stores/" + store + "/check", `{"tuple_key": {"user": "user:zoe", "relation": "viewer", "object": "doc:a"}}`},
+		{http.MethodPost, "/stores/" + store + "/list-objects", `{"user": "user:zoe", "relation": "viewer", "type": "doc"}`},
+	} {
+		n.wantError(t, tt.method, tt.path, tt.body, 500, "unavailable", "rewound")
+	}
 }
