@@ -25,7 +25,9 @@ holds is told by its name:
   *.fga     one file of the modeling language
   fga.mod   the list of several module files beside it
   *.json    OpenFGA's JSON form
-  -         the modeling language, from the standard input`,
+  -         the modeling language, from the standard input
+
+The verb test takes store files instead: see "grantlog model test --help".`,
 	}, a.modelWriteCommand(), a.modelReadCommand(), a.modelValidateCommand(), a.modelTestCommand())
 }
 
