@@ -67,6 +67,9 @@ relation; with --object, everyone who holds a relation on OBJECT, by relation. E
 says by which tuples, with the commands that granted them, and since when and because
 of which command it is so.
 
+Usersets (group:eng#member) that hold a relation on OBJECT are rows too, but not its own
+ones that a relation is computed from, which hold it by the rules alone.
+
 Whoever a wildcard (user:*) speaks for is not listed by name, but for those it does not
 speak for: they are rows as "excluded". What has no answer, for want of context for
 instance, is a row as "undecided" that says why; nothing is left out.
@@ -118,8 +121,8 @@ func (a *app) auditDiffCommand() *cobra.Command {
 or a model several steps away. Each row says what made it so: a command with its actor
 and ticket, or an expiry or a start that came, with the command that had granted it.
 
-Of effective access, a row about a wildcard (user:*) speaks for everyone of the type but
-those whom another row about the same relation and object names, be it as "unchanged".
+Effective access is that of users and of usersets (group:eng#member). A row about a
+wildcard (user:*) speaks for every plain subject of the type but those whom another row about the same relation and object names, be it as "unchanged".
 What has no answer at one of the moments is "undecided", never gained or lost. Rows come
 by subject for those whose own grants changed, then by object for all others.
 

@@ -99,14 +99,15 @@ func TestReports(t *testing.T) {
 			[]string{"group member group:eng held", "doc viewer doc:plan held", "doc reader doc:plan held"}},
 		{"access to an object", &pb.ReportRequest{Report: &pb.ReportRequest_AccessToObject{
 			AccessToObject: &pb.AccessToObject{Object: "doc:plan"}}}, last,
-			[]string{"blocked user:eve held", "viewer user:* held", "reader user:* held", "reader user:eve excluded"}},
+			[]string{"blocked user:eve held", "viewer user:* held", "viewer group:eng#member held",
+				"reader user:* held", "reader user:eve excluded", "reader group:eng#member held"}},
 		{"difference of tuples", &pb.ReportRequest{Report: &pb.ReportRequest_Difference{
 			Difference: &pb.Difference{From: atRevision(4)}}}, last,
 			[]string{"removed group:eng member user:ann"}},
 		{"difference of effective access", &pb.ReportRequest{Report: &pb.ReportRequest_Difference{
 			Difference: &pb.Difference{From: atRevision(3), To: atRevision(4), Effective: true}}}, 4,
 			[]string{"gained user:* reader doc:plan", "gained user:ann reader doc:plan", "unchanged user:eve reader doc:plan",
-				"gained user:* viewer doc:plan", "gained user:ann viewer doc:plan"}},
+				"gained group:eng#member reader doc:plan", "gained user:* viewer doc:plan", "gained user:ann viewer doc:plan", "gained group:eng#member viewer doc:plan"}},
 		{"recorded changes", &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{
 			RecordedChanges: &pb.RecordedChanges{To: atRevision(2), Filter: &pb.EntryFilter{WithoutTicket: true}}}}, 2, nil},
 	} {
