@@ -36,11 +36,13 @@ Cells are exact, also those that a spreadsheet takes for a formula: import them 
 // A reporting is what the flags say about how a report is made.
 type reporting struct {
 	format, out, key string
+	force            bool
 }
 
 func (r *reporting) flags(f *pflag.FlagSet) {
 	f.StringVar(&r.format, "format", "", "write the report as `table`, csv or jsonl")
 	f.StringVar(&r.out, "out", "", "write the report to this `file`, which gets its name once it is whole")
+	f.BoolVar(&r.force, "force", false, "replace a file of that name")
 	keyFlag(f, &r.key)
 }
 
@@ -58,7 +60,7 @@ func reportMoment(flag, text string) (*pb.Freshness, error) {
 
 func (a *app) auditAccessCommand() *cobra.Command {
 	var r reporting
-	var subject, object, at string
+	var subject, object, at, context string
 	c := &cobra.Command{
 		Use:   "access (--subject SUBJECT | --object OBJECT)",
 		Short: "Report everything a subject reaches, or everyone who reaches an object",
@@ -72,7 +74,8 @@ ones that a relation is computed from, which hold it by the rules alone.
 
 Whoever a wildcard (user:*) speaks for is not listed by name, but for those it does not
 speak for: they are rows as "excluded". What has no answer, for want of context for
-instance, is a row as "undecided" that says why; nothing is left out.
+instance, which --context gives, is a row as "undecided" that says why; nothing is left
+out.
 
 ` + reportForms,
 		Example: `  grantlog audit access --subject user:ann
@@ -84,6 +87,10 @@ instance, is a row as "undecided" that says why; nothing is left out.
 			if err != nil {
 				return err
 			}
+			given, err := readContext(context)
+			if err != nil {
+				return err
+			}
 			switch {
 			case (subject == "") == (object == ""):
 				return errors.New("give either --subject or --object")
@@ -91,12 +98,12 @@ instance, is a row as "undecided" that says why; nothing is left out.
 				if _, err := tuple.ParseSubject(subject); err != nil {
 					return fmt.Errorf("--subject: %w", err)
 				}
-				q.Report = &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: subject, Freshness: fresh}}
+				q.Report = &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: subject, Freshness: fresh, Context: given}}
 			default:
 				if _, err := tuple.ParseObject(object); err != nil {
 					return fmt.Errorf("--object: %w", err)
 				}
-				q.Report = &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: object, Freshness: fresh}}
+				q.Report = &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: object, Freshness: fresh, Context: given}}
 			}
 			return a.report(cmd.Context(), &r, q)
 		},
@@ -105,13 +112,14 @@ instance, is a row as "undecided" that says why; nothing is left out.
 	f.StringVar(&subject, "subject", "", "report what this `subject` reaches: user:ann, group:eng#member, user:*")
 	f.StringVar(&object, "object", "", "report who reaches this `object`: doc:plan")
 	f.StringVar(&at, "at", "", "as of this `moment` of the past; now if not given")
+	contextFlag(f, &context)
 	r.flags(f)
 	return c
 }
 
 func (a *app) auditDiffCommand() *cobra.Command {
 	var r reporting
-	var from, to string
+	var from, to, context string
 	var effective bool
 	c := &cobra.Command{
 		Use:   "diff --from MOMENT",
@@ -142,6 +150,12 @@ by subject for those whose own grants changed, then by object for all others.
 			if d.To, err = reportMoment("to", to); err != nil {
 				return err
 			}
+			if context != "" && !effective {
+				return errors.New("--context goes with --effective: tuples are compared as they are granted, without conditions")
+			}
+			if d.Context, err = readContext(context); err != nil {
+				return err
+			}
 			return a.report(cmd.Context(), &r, &pb.ReportRequest{Report: &pb.ReportRequest_Difference{Difference: d}})
 		},
 	}
@@ -149,6 +163,7 @@ by subject for those whose own grants changed, then by object for all others.
 	f.StringVar(&from, "from", "", "the earlier `moment`")
 	f.StringVar(&to, "to", "", "the later `moment`; now if not given")
 	f.BoolVar(&effective, "effective", false, "compare what subjects hold, and not tuples")
+	contextFlag(f, &context)
 	r.flags(f)
 	return c
 }
@@ -204,6 +219,9 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 		r.format = "jsonl"
 	}
 	pinned, err := readKeyFlag(r.key)
+	if err == nil && r.out != "" {
+		err = mayWrite(r.out, r.force)
+	}
 	if err != nil {
 		return err
 	}
@@ -219,7 +237,7 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 		err = write(a.stdout, nil)
 	} else {
 		p := newProgress(a.stderr)
-		err = writeFile(r.out, true, func(f *os.File) error { return write(f, p) })
+		err = writeFile(r.out, r.force, func(f *os.File) error { return write(f, p) })
 		p.end()
 	}
 	switch {

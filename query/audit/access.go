@@ -43,7 +43,7 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 					if err := m.fresh(); err != nil {
 						return err
 					}
-					q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ.Name}
+					q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ.Name, Given: m.given}
 					more, err := m.tell(ctx, teller, m.asking.ListObjects(ctx, q, ""), yield, func(id string) (tuple.Tuple, []string) {
 						o := tuple.Object{Type: typ.Name, ID: id}
 						return tuple.Tuple{Object: o, Relation: relation, Subject: s}, []string{typ.Name, relation, o.String()}
@@ -85,7 +85,7 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 					if err := m.fresh(); err != nil {
 						return err
 					}
-					q := query.SubjectsQuestion{Kind: kind, Relation: relation, Object: o}
+					q := query.SubjectsQuestion{Kind: kind, Relation: relation, Object: o, Given: m.given}
 					more, err := m.tell(ctx, teller, m.asking.ListSubjects(ctx, q, ""), yield, func(id string) (tuple.Tuple, []string) {
 						s := tuple.Subject{Type: kind.Type, ID: id, Relation: kind.Relation}
 						if uses.own(o, relation, s) {

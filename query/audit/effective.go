@@ -400,7 +400,7 @@ func (d *difference) ofSubject(s tuple.Subject, typ, relation string) error {
 	if !d.b.model.CanHold(typ, relation, model.Kind{Type: s.Type}) {
 		return nil
 	}
-	q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ}
+	q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ, Given: d.b.given}
 	var lists [2]iter.Seq2[*model.Item, error]
 	for i, m := range [...]*Moment{d.a, d.b} {
 		if err := m.fresh(); err != nil {
@@ -444,7 +444,7 @@ func (d *difference) ofPart(p part) error {
 
 func (d *difference) ofKind(p part, kind model.Kind) error {
 	about := tuple.Tuple{Object: p.object, Relation: p.relation, Subject: tuple.Subject{Type: kind.Type, ID: tuple.Wildcard, Relation: kind.Relation}}
-	q := query.SubjectsQuestion{Kind: kind, Relation: p.relation, Object: p.object}
+	q := query.SubjectsQuestion{Kind: kind, Relation: p.relation, Object: p.object, Given: d.b.given}
 	var lists [2]iter.Seq2[*model.Item, error]
 	var all [2]verdict // what is said of everyone
 	for i, m := range [...]*Moment{d.a, d.b} {
@@ -456,7 +456,7 @@ func (d *difference) ofKind(p part, kind model.Kind) error {
 			return err
 		}
 		if kind.Relation == "" { // no wildcard speaks for usersets
-			answer, err := m.asking.Check(d.ctx, query.Question{Tuple: about})
+			answer, err := m.asking.Check(d.ctx, query.Question{Tuple: about, Given: m.given})
 			if err != nil && !unanswered(err) {
 				return err
 			}

@@ -18,6 +18,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/seal"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -263,6 +264,14 @@ func TestBadReports(t *testing.T) {
 			connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from.at_token", "store"},
 		{"a malformed token", diff(&pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: "x"}}, nil),
 			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from.at_token", "token"},
+		{"changes up to a future revision", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{To: atRevision(999)}}},
+			connect.CodeInvalidArgument, pb.Rejection_INVALID, "recorded_changes.to.at_revision", "future"},
+		{"again, at no moment", &pb.ReportRequest{Store: store, Report: access("user:ann", nil).Report, Again: &pb.ReportMoment{Revision: 2}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "again.evaluated_at", "missing"},
+		{"again, at a future revision", &pb.ReportRequest{Store: store, Report: access("user:ann", nil).Report, Again: &pb.ReportMoment{Revision: 999, EvaluatedAt: timestamppb.Now()}},
+			connect.CodeInvalidArgument, pb.Rejection_INVALID, "again.revision", "future"},
+		{"context for tuples", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_Difference{Difference: &pb.Difference{From: atRevision(1), Context: &structpb.Struct{}}}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.context", "effective"},
 		{"a malformed channel", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: &pb.EntryFilter{OutsideChannels: []string{"ok", "a\nb"}}}}},
 			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "recorded_changes.filter.outside_channels[1]", "control"},
 		{"a filter with an unknown type", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: &pb.EntryFilter{Type: "file"}}}},
