@@ -21,6 +21,8 @@ const reportForms = `A report says the store, the revision, the moment, the mode
 of, the root of the store's tree there, and the checkpoint it stands on if the server
 signs. It ends with how many rows it has and their SHA-256, which this command computes
 again from what it received: a report that is cut short or altered on the way is an error.
+The hash shows that a report is whole as it was sent, not that nobody changed it since:
+"grantlog audit recheck FILE" shows that.
 
 --format is one of
   table   for reading (the default), with times to the second

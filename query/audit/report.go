@@ -79,13 +79,18 @@ type Digest struct {
 
 // Add takes the next row, and returns its canonical form, which is good until the next.
 func (d *Digest) Add(cells []string) []byte {
+	d.line = AppendCSV(d.line[:0], cells)
+	d.AddLine(d.line)
+	return d.line
+}
+
+// AddLine takes the next row in its canonical form, with the LF that ends it.
+func (d *Digest) AddLine(line []byte) {
 	if d.hash == nil {
 		d.hash = sha256.New()
 	}
-	d.line = AppendCSV(d.line[:0], cells)
-	d.hash.Write(d.line)
+	d.hash.Write(line)
 	d.Rows++
-	return d.line
 }
 
 // Sum returns the hash of the rows so far.

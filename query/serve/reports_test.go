@@ -229,6 +229,41 @@ func firstCells(rows [][]string, want []string) (texts []string) {
 	return texts
 }
 
+// TestReportAgain holds that a report that is asked for again is of the revision and the moment
+// given, and says the same query.
+func TestReportAgain(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, testModel) // revision 2
+	brief := grant("group:eng", "member", "user:ann")
+	brief.GetGrant().ExpiresAt = timestamppb.New(time.Now().Add(time.Hour))
+	rev := n.apply(t, store, brief).Revision
+	req := &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: "user:ann"}}}
+	was, err := n.report(t, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.apply(t, store, revoke("group:eng", "member", "user:ann"))
+	for _, tt := range []struct {
+		rev  uint64
+		at   *timestamppb.Timestamp
+		rows int
+	}{
+		{rev, was.header.EvaluatedAt, 1},
+		{rev, timestamppb.New(time.Now().Add(2 * time.Hour)), 0},
+		{rev - 1, was.header.EvaluatedAt, 0},
+	} {
+		req.Again = &pb.ReportMoment{Revision: tt.rev, EvaluatedAt: tt.at}
+		r, err := n.report(t, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := r.header
+		if len(r.rows) != tt.rows || h.Revision != tt.rev || !h.EvaluatedAt.AsTime().Equal(tt.at.AsTime()) || h.Query != was.header.Query {
+			t.Errorf("at %d and %s: %q under %v, want %d rows", tt.rev, tt.at.AsTime(), r.rows, h, tt.rows)
+		}
+	}
+}
+
 func TestBadReports(t *testing.T) {
 	n := newNode(t)
 	store := n.store(t, testModel)
