@@ -284,7 +284,9 @@ func (x *AccessOfSubject) GetContext() *structpb.Struct {
 	return nil
 }
 
-// AccessToObject is everyone who can reach an object at a moment, by relation.
+// AccessToObject is everyone who can reach an object at a moment, by relation: plain
+// subjects, wildcards and usersets. Usersets of the object itself that a relation is computed
+// from hold it by the rules alone, and are left out.
 type AccessToObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object, "type:id".
@@ -355,7 +357,7 @@ type Difference struct {
 	From *Freshness `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	// The later moment; absent: now.
 	To *Freshness `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// Compare what subjects hold, and not tuples.
+	// Compare what subjects hold, usersets too, and not tuples.
 	Effective bool `protobuf:"varint,3,opt,name=effective,proto3" json:"effective,omitempty"`
 	// Values for the parameters of conditions at both moments, as in CheckRequest; only with
 	// effective.
@@ -865,7 +867,8 @@ type ReportEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many rows there were.
 	Rows uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
-	// SHA-256 over the rows as CSV: RFC 4180 with lines ended by LF, without a header line. A
+	// It shows that the rows are those that were sent, not that a copy was not changed since:
+	// ask for the report again for that. SHA-256 over the rows as CSV: RFC 4180 with lines ended by LF, without a header line. A
 	// cell stands in quotes exactly if it holds a comma, a quote or a line break, or begins
 	// with '#' or a space.
 	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
