@@ -45,6 +45,12 @@ type beforeError struct{}
 func (beforeError) Error() string { return "before the store's first entry" }
 func (beforeError) Unwrap() error { return ledger.ErrNotFound }
 
+// A closedError is a [ledger.ErrNotFound] of a store that is there and answers nothing.
+type closedError string
+
+func (e closedError) Error() string { return string(e) }
+func (closedError) Unwrap() error   { return ledger.ErrNotFound }
+
 // tokenPatience is how long a token's revision is waited for before the log is asked
 // whether it can come at all.
 const tokenPatience = 250 * time.Millisecond
@@ -136,9 +142,9 @@ func answering(v *index.View) (*index.View, error) {
 	var err error
 	switch v.Status() {
 	case decide.Restoring:
-		err = fmt.Errorf("store %s is being restored, and answers nothing yet: %w", v.Store(), ledger.ErrNotFound)
+		err = closedError(fmt.Sprintf("store %s is being restored, and answers nothing yet", v.Store()))
 	case decide.GivenUp:
-		err = fmt.Errorf("store %s was deleted before it was restored: %w", v.Store(), ledger.ErrNotFound)
+		err = closedError(fmt.Sprintf("store %s was deleted before it was restored", v.Store()))
 	default:
 		return v, nil
 	}

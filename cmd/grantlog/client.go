@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -68,6 +69,13 @@ func (c *client) plain(err error) error {
 		}
 		return fmt.Errorf("%s: %s", failed.Code(), failed.Message())
 	}
+	var read *net.OpError
+	switch {
+	case failed.Code() == connect.CodeCanceled:
+		return errors.New("interrupted")
+	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &read) && read.Op == "read":
+		return fmt.Errorf("unavailable: the answer from %s was cut off", c.base)
+	}
 	switch failed.Code() {
 	case connect.CodeUnavailable:
 		return fmt.Errorf("no server answers at %s: start one with \"grantlog serve\", or name another with --server (%s)", c.base, failed.Message())
@@ -114,13 +122,19 @@ func (a *app) findStore(ctx context.Context, c *client, named string) (string, e
 			return named, nil
 		}
 	}
-	var ids, all []string
+	var ids, deleted, all []string
 	for page := ""; ; {
-		r, err := c.stores.ListStores(ctx, &pb.ListStoresRequest{PageSize: 1000, PageToken: page})
+		r, err := c.stores.ListStores(ctx, &pb.ListStoresRequest{PageSize: 1000, PageToken: page, Deleted: true})
 		if err != nil {
 			return "", c.plain(err)
 		}
 		for _, s := range r.GetStores() {
+			if s.GetStatus() == pb.Store_DELETED {
+				if s.GetName() == named && len(deleted) < 10 {
+					deleted = append(deleted, s.GetId())
+				}
+				continue
+			}
 			if s.GetName() == named {
 				ids = append(ids, s.GetId())
 			}
@@ -139,6 +153,8 @@ func (a *app) findStore(ctx context.Context, c *client, named string) (string, e
 	switch {
 	case named == "":
 		return "", fmt.Errorf("no store named: give --store or set GRANTLOG_STORE to an ID or a name; %s", here)
+	case len(ids) == 0 && len(deleted) > 0:
+		return "", fmt.Errorf("no store is called %q any more: name a deleted one by its ID, %s; \"grantlog store list --deleted\" has all", named, strings.Join(deleted, ", "))
 	case len(ids) == 0:
 		return "", fmt.Errorf("no store is called %q; %s", named, here)
 	case len(ids) > 1:

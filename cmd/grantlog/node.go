@@ -197,14 +197,15 @@ func startNode(ctx context.Context, c nodeConfig) (_ *node, err error) {
 		return nil, err
 	}
 	n := &node{engine: query.NewEngine(c.budgets), folding: make(chan struct{}), failed: make(chan error, 1)}
+	// The key first: one that is refused must not leave a log behind.
+	if n.signer, err = openSigner(c); err != nil {
+		return nil, fmt.Errorf("signing key: %w", err)
+	}
 	if n.log, err = natslog.Open(ctx, logConfig); err != nil {
-		return nil, openingLog(err, c.place)
+		return nil, errors.Join(openingLog(err, c.place), n.closeSigner())
 	}
 	if err := c.place.clearScratch(); err != nil {
-		return nil, errors.Join(err, n.log.Close())
-	}
-	if n.signer, err = openSigner(c); err != nil {
-		return nil, errors.Join(fmt.Errorf("signing key: %w", err), n.log.Close())
+		return nil, errors.Join(err, n.closeSigner(), n.log.Close())
 	}
 	metrics := serve.NewMetrics()
 	n.projector, err = projector.Open(projector.Config{

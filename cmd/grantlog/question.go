@@ -22,9 +22,13 @@ type given struct {
 }
 
 func (g *given) flags(f *pflag.FlagSet) {
-	f.StringVar(&g.context, "context", "", "values for the parameters of conditions, a `JSON` object")
+	contextFlag(f, &g.context)
 	f.StringArrayVar(&g.contextual, "contextual", nil, "a `tuple` that counts as granted for this question, \"SUBJECT RELATION OBJECT\", perhaps \"… with CONDITION JSON\"; may be given again")
 	g.freshFlags(f)
+}
+
+func contextFlag(f *pflag.FlagSet, context *string) {
+	f.StringVar(context, "context", "", "values for the parameters of conditions, a `JSON` object")
 }
 
 // freshFlags are those of questions that take no context.

@@ -21,6 +21,8 @@ const reportForms = `A report says the store, the revision, the moment, the mode
 of, the root of the store's tree there, and the checkpoint it stands on if the server
 signs. It ends with how many rows it has and their SHA-256, which this command computes
 again from what it received: a report that is cut short or altered on the way is an error.
+The hash shows that a report is whole as it was sent, not that nobody changed it since:
+"grantlog audit recheck FILE" shows that.
 
 --format is one of
   table   for reading (the default), with times to the second
@@ -36,11 +38,13 @@ Cells are exact, also those that a spreadsheet takes for a formula: import them 
 // A reporting is what the flags say about how a report is made.
 type reporting struct {
 	format, out, key string
+	force            bool
 }
 
 func (r *reporting) flags(f *pflag.FlagSet) {
 	f.StringVar(&r.format, "format", "", "write the report as `table`, csv or jsonl")
 	f.StringVar(&r.out, "out", "", "write the report to this `file`, which gets its name once it is whole")
+	f.BoolVar(&r.force, "force", false, "replace a file of that name")
 	keyFlag(f, &r.key)
 }
 
@@ -58,7 +62,7 @@ func reportMoment(flag, text string) (*pb.Freshness, error) {
 
 func (a *app) auditAccessCommand() *cobra.Command {
 	var r reporting
-	var subject, object, at string
+	var subject, object, at, context string
 	c := &cobra.Command{
 		Use:   "access (--subject SUBJECT | --object OBJECT)",
 		Short: "Report everything a subject reaches, or everyone who reaches an object",
@@ -67,9 +71,13 @@ relation; with --object, everyone who holds a relation on OBJECT, by relation. E
 says by which tuples, with the commands that granted them, and since when and because
 of which command it is so.
 
+Usersets (group:eng#member) that hold a relation on OBJECT are rows too, but not its own
+ones that a relation is computed from, which hold it by the rules alone.
+
 Whoever a wildcard (user:*) speaks for is not listed by name, but for those it does not
 speak for: they are rows as "excluded". What has no answer, for want of context for
-instance, is a row as "undecided" that says why; nothing is left out.
+instance, which --context gives, is a row as "undecided" that says why; nothing is left
+out.
 
 ` + reportForms,
 		Example: `  grantlog audit access --subject user:ann
@@ -81,6 +89,10 @@ instance, is a row as "undecided" that says why; nothing is left out.
 			if err != nil {
 				return err
 			}
+			given, err := readContext(context)
+			if err != nil {
+				return err
+			}
 			switch {
 			case (subject == "") == (object == ""):
 				return errors.New("give either --subject or --object")
@@ -88,12 +100,12 @@ instance, is a row as "undecided" that says why; nothing is left out.
 				if _, err := tuple.ParseSubject(subject); err != nil {
 					return fmt.Errorf("--subject: %w", err)
 				}
-				q.Report = &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: subject, Freshness: fresh}}
+				q.Report = &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: subject, Freshness: fresh, Context: given}}
 			default:
 				if _, err := tuple.ParseObject(object); err != nil {
 					return fmt.Errorf("--object: %w", err)
 				}
-				q.Report = &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: object, Freshness: fresh}}
+				q.Report = &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: object, Freshness: fresh, Context: given}}
 			}
 			return a.report(cmd.Context(), &r, q)
 		},
@@ -102,13 +114,14 @@ instance, is a row as "undecided" that says why; nothing is left out.
 	f.StringVar(&subject, "subject", "", "report what this `subject` reaches: user:ann, group:eng#member, user:*")
 	f.StringVar(&object, "object", "", "report who reaches this `object`: doc:plan")
 	f.StringVar(&at, "at", "", "as of this `moment` of the past; now if not given")
+	contextFlag(f, &context)
 	r.flags(f)
 	return c
 }
 
 func (a *app) auditDiffCommand() *cobra.Command {
 	var r reporting
-	var from, to string
+	var from, to, context string
 	var effective bool
 	c := &cobra.Command{
 		Use:   "diff --from MOMENT",
@@ -118,8 +131,8 @@ func (a *app) auditDiffCommand() *cobra.Command {
 or a model several steps away. Each row says what made it so: a command with its actor
 and ticket, or an expiry or a start that came, with the command that had granted it.
 
-Of effective access, a row about a wildcard (user:*) speaks for everyone of the type but
-those whom another row about the same relation and object names, be it as "unchanged".
+Effective access is that of users and of usersets (group:eng#member). A row about a
+wildcard (user:*) speaks for every plain subject of the type but those whom another row about the same relation and object names, be it as "unchanged".
 What has no answer at one of the moments is "undecided", never gained or lost. Rows come
 by subject for those whose own grants changed, then by object for all others.
 
@@ -139,6 +152,12 @@ by subject for those whose own grants changed, then by object for all others.
 			if d.To, err = reportMoment("to", to); err != nil {
 				return err
 			}
+			if context != "" && !effective {
+				return errors.New("--context goes with --effective: tuples are compared as they are granted, without conditions")
+			}
+			if d.Context, err = readContext(context); err != nil {
+				return err
+			}
 			return a.report(cmd.Context(), &r, &pb.ReportRequest{Report: &pb.ReportRequest_Difference{Difference: d}})
 		},
 	}
@@ -146,6 +165,7 @@ by subject for those whose own grants changed, then by object for all others.
 	f.StringVar(&from, "from", "", "the earlier `moment`")
 	f.StringVar(&to, "to", "", "the later `moment`; now if not given")
 	f.BoolVar(&effective, "effective", false, "compare what subjects hold, and not tuples")
+	contextFlag(f, &context)
 	r.flags(f)
 	return c
 }
@@ -201,6 +221,9 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 		r.format = "jsonl"
 	}
 	pinned, err := readKeyFlag(r.key)
+	if err == nil && r.out != "" {
+		err = mayWrite(r.out, r.force)
+	}
 	if err != nil {
 		return err
 	}
@@ -216,7 +239,7 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 		err = write(a.stdout, nil)
 	} else {
 		p := newProgress(a.stderr)
-		err = writeFile(r.out, true, func(f *os.File) error { return write(f, p) })
+		err = writeFile(r.out, r.force, func(f *os.File) error { return write(f, p) })
 		p.end()
 	}
 	switch {

@@ -43,7 +43,7 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 					if err := m.fresh(); err != nil {
 						return err
 					}
-					q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ.Name}
+					q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ.Name, Given: m.given}
 					more, err := m.tell(ctx, teller, m.asking.ListObjects(ctx, q, ""), yield, func(id string) (tuple.Tuple, []string) {
 						o := tuple.Object{Type: typ.Name, ID: id}
 						return tuple.Tuple{Object: o, Relation: relation, Subject: s}, []string{typ.Name, relation, o.String()}
@@ -59,10 +59,12 @@ func AccessOfSubject(ctx context.Context, m *Moment, s tuple.Subject) (Report, e
 }
 
 // AccessToObject reports everyone who reaches an object at a moment: for each of its
-// relations, in the order of the model, the subjects of each type that hold it, in order
-// of id. A wildcard (user:*) speaks for everyone of the type but those who are excluded,
-// which are rows of their own. Each comes with the way and the cause as there. What
-// has no answer is a row too, and says why. The moment is closed by the caller. Errors: a
+// relations, in the order of the model, the subjects of each kind that hold it, plain ones
+// of each type before its usersets, in order of id. A wildcard (user:*) speaks for every
+// plain subject of the type but those who are excluded, which are rows of their own. What
+// usersets of the object itself hold because a relation is computed from theirs is not
+// told: it is so by the rules alone, of every object. Each comes with the way and the
+// cause as there. What has no answer is a row too, and says why. The moment is closed by the caller. Errors: a
 // [*query.InvalidError] for a type that the model does not have; [query.ErrNoModel].
 func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, error) {
 	if err := m.known("object", o.Type, ""); err != nil {
@@ -73,19 +75,22 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 		Columns: append(slices.Concat([]string{"relation", "subject", "access"}, causeColumns), "path"),
 		Rows: tellingRows(m, func(teller *Moment, yield func(Row) bool) error {
 			typ, _ := m.model.Type(o.Type)
+			uses := usesOf(m.model)
 			for i := range typ.Relations {
 				relation := typ.Relations[i].Name
-				for j := range m.model.Types {
-					kind := model.Kind{Type: m.model.Types[j].Name}
+				for kind := range kinds(m.model) {
 					if !m.model.CanHold(o.Type, relation, kind) {
 						continue
 					}
 					if err := m.fresh(); err != nil {
 						return err
 					}
-					q := query.SubjectsQuestion{Kind: kind, Relation: relation, Object: o}
+					q := query.SubjectsQuestion{Kind: kind, Relation: relation, Object: o, Given: m.given}
 					more, err := m.tell(ctx, teller, m.asking.ListSubjects(ctx, q, ""), yield, func(id string) (tuple.Tuple, []string) {
-						s := tuple.Subject{Type: kind.Type, ID: id}
+						s := tuple.Subject{Type: kind.Type, ID: id, Relation: kind.Relation}
+						if uses.own(o, relation, s) {
+							return tuple.Tuple{}, nil
+						}
 						return tuple.Tuple{Object: o, Relation: relation, Subject: s}, []string{relation, s.String()}
 					})
 					if err != nil || !more {
@@ -98,6 +103,24 @@ func AccessToObject(ctx context.Context, m *Moment, o tuple.Object) (Report, err
 	}, nil
 }
 
+// kinds yields the kinds of subjects of a model: of each type the plain ones, then the
+// usersets of each relation.
+func kinds(m *model.Model) iter.Seq[model.Kind] {
+	return func(yield func(model.Kind) bool) {
+		for i := range m.Types {
+			typ := &m.Types[i]
+			if !yield(model.Kind{Type: typ.Name}) {
+				return
+			}
+			for j := range typ.Relations {
+				if !yield(model.Kind{Type: typ.Name, Relation: typ.Relations[j].Name}) {
+					return
+				}
+			}
+		}
+	}
+}
+
 // tellingRows is rows with m once more, for questions beside a list.
 func tellingRows(m *Moment, f func(teller *Moment, yield func(Row) bool) error) iter.Seq2[Row, error] {
 	return rows(func(yield func(Row) bool) error {
@@ -106,13 +129,16 @@ func tellingRows(m *Moment, f func(teller *Moment, yield func(Row) bool) error) 
 }
 
 // tell yields a row for each item of a list of m's, and reports whether more are wanted.
-// Of returns what the item says, and its first cells.
+// Of returns what the item says, and its first cells; none if it is not to be told.
 func (m *Moment) tell(ctx context.Context, teller *Moment, list iter.Seq2[model.Item, error], yield func(Row) bool, of func(id string) (tuple.Tuple, []string)) (more bool, err error) {
 	for item, err := range m.items(list) {
 		if err != nil {
 			return false, err
 		}
 		t, cells := of(item.ID)
+		if cells == nil {
+			continue
+		}
 		row, err := teller.accessRow(ctx, t, item, cells...)
 		if err != nil || !yield(row) {
 			return false, err

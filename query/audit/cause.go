@@ -75,7 +75,7 @@ func (m *Moment) turn(ctx context.Context, t tuple.Tuple, after *Moment) (cause,
 		c, err := m.withoutCause(t)
 		return c, "", err
 	}
-	turn, err := m.asking.Turn(ctx, query.Question{Tuple: t})
+	turn, err := m.asking.Turn(ctx, query.Question{Tuple: t, Given: m.given})
 	switch {
 	case err != nil && unanswered(err):
 		return cause{kind: causeUnknown}, "", nil
@@ -138,7 +138,7 @@ func (m *Moment) path(ctx context.Context, t tuple.Tuple) (string, error) {
 	if err := m.fresh(); err != nil {
 		return "", err
 	}
-	x, err := m.asking.Explain(ctx, query.Question{Tuple: t})
+	x, err := m.asking.Explain(ctx, query.Question{Tuple: t, Given: m.given})
 	if err != nil && unanswered(err) {
 		return Cell("not told: " + err.Error()), nil
 	}

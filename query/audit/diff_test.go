@@ -137,10 +137,16 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 	want := []string{
 		"gained user:ann viewer doc:plan" + hop,
 		"gained user:tmp viewer doc:plan" + hop,
+		"gained group:eng#member viewer doc:plan" + hop,
+		"gained group:ops#member viewer doc:plan" + hop,
 		"gained user:ann viewer folder:sub" + hop,
 		"gained user:tmp viewer folder:sub" + hop,
+		"gained group:eng#member viewer folder:sub" + hop,
+		"gained group:ops#member viewer folder:sub" + hop,
 		"gained user:ann viewer folder:top" + hop,
 		"gained user:tmp viewer folder:top" + hop,
+		"gained group:eng#member viewer folder:top" + hop,
+		"gained group:ops#member viewer folder:top" + hop,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("a group was granted the parent's parent: the difference is\n%swant\n%s", sprint(got), sprint(want))
@@ -160,6 +166,12 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 		"gained user:* viewer doc:open denied allowed" + open,
 		"unchanged user:bob viewer doc:open allowed allowed command 5 T-3 doc:open#viewer@user:bob",
 		"unchanged user:eve viewer doc:open denied denied never   ",
+		"gained group:eng#member viewer doc:plan" + hop,
+		"gained group:ops#member viewer doc:plan" + hop,
+		"gained group:eng#member viewer folder:sub" + hop,
+		"gained group:ops#member viewer folder:sub" + hop,
+		"gained group:eng#member viewer folder:top" + hop,
+		"gained group:ops#member viewer folder:top" + hop,
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("the whole difference is\n%swant\n%s", sprint(got), sprint(want))
@@ -189,8 +201,12 @@ func TestEffectiveDifferenceCauses(t *testing.T) {
 	got = picked(t, EffectiveDifference(background, w.at(1, 0), w.at(3, 0)), "change", "subject", "relation", "object", "cause", "revision")
 	want = []string{
 		"gained folder:sub parent doc:plan command 3",
+		"gained folder:sub#viewer viewer doc:plan command 3",
+		"gained folder:top#viewer viewer doc:plan command 3",
 		"gained folder:top parent folder:sub command 3",
+		"gained folder:top#viewer viewer folder:sub command 3",
 		"gained user:ann member group:eng command 3",
+		"gained group:ops#member member group:eng command 3",
 		"gained user:ann member group:ops command 3",
 	}
 	if !slices.Equal(got, want) {

@@ -16,14 +16,15 @@ import (
 )
 
 // EffectiveDifference reports who holds what at the moment b and did not at a, which is
-// not later, and the other way round, for plain subjects (not usersets) and wildcards.
+// not later, and the other way round, for plain subjects, usersets and wildcards. What
+// usersets of an object hold on it because a relation is computed from theirs is not told.
 // Each row comes with what made the answer at b what it is: see [query.Turn]; the tuple is
 // the one that was granted or revoked, that expired, or that began to count.
 //
 //   - gained: denied at a, allowed at b; lost: the other way round.
 //   - undecided: without an answer at one of them, or at both and something that the
 //     answer depends on is not the same.
-//   - A row about a wildcard (user:*) speaks for everyone of the type but those whom
+//   - A row about a wildcard (user:*) speaks for every plain subject of the type but those whom
 //     another row about the same relation and object names; for these it says what
 //     became of them, be it that they are unchanged.
 //
@@ -39,6 +40,9 @@ import (
 //     on its object is compared for all subjects, and so is every relation on an object
 //     that depends on it, found upward through the rows of both moments: computed from
 //     it, granted on to its holders, or followed through a tupleset.
+//
+// What a userset holds depends on grants to usersets, itself among them, and on tuplesets
+// alone, so every answer about it that can differ is among those of 2.
 //
 // A grant counts differently if it is granted at one of the moments alone, is not within
 // its time at one of them, has another condition or context, or has a condition that
@@ -71,8 +75,12 @@ func EffectiveDifference(ctx context.Context, a, b *Moment) Report {
 }
 
 func newDifference(ctx context.Context, a, b, teller *Moment, yield func(Row) bool) *difference {
-	return &difference{ctx: ctx, a: a, b: b, teller: teller, yield: yield, more: true, uses: usesOf(b.model),
+	d := &difference{ctx: ctx, a: a, b: b, teller: teller, yield: yield, more: true, uses: usesOf(b.model),
 		subjects: make(map[tuple.Subject]bool), parts: make(map[part]bool)}
+	if a.model != nil && a.Model() != b.Model() {
+		d.before = usesOf(a.model)
+	}
+	return d
 }
 
 // A part is a relation on an object.
@@ -89,6 +97,7 @@ type difference struct {
 	yield  func(Row) bool
 	more   bool // rows are wanted
 	uses   *uses
+	before *uses // of a's model, nil if it has none or the same
 
 	subjects map[tuple.Subject]bool // plain, with a changed grant of their own
 	parts    map[part]bool          // affected for whomever
@@ -232,6 +241,26 @@ func usesOf(m *model.Model) *uses {
 	return u
 }
 
+// own reports whether s is a userset of o from which the relation is computed, or that of
+// the relation itself.
+func (u *uses) own(o tuple.Object, relation string, s tuple.Subject) bool {
+	if s.Relation == "" || s.Type != o.Type || s.ID != o.ID {
+		return false
+	}
+	reached := []string{s.Relation}
+	for i := 0; i < len(reached); i++ {
+		if reached[i] == relation {
+			return true
+		}
+		for _, r := range u.computed[typed{o.Type, reached[i]}] {
+			if !slices.Contains(reached, r) {
+				reached = append(reached, r)
+			}
+		}
+	}
+	return false
+}
+
 func (u *uses) rule(typ, relation string, r *model.Rule) {
 	switch r.Op {
 	case model.Computed:
@@ -274,7 +303,8 @@ func (d *difference) compare() error {
 }
 
 // everything compares every relation of every object that either moment grants something
-// on. On any other nobody holds anything: what rules add begins with a grant.
+// on. On any other nobody holds anything that is told: what rules add begins with a grant,
+// but for usersets of the object itself from which a relation is computed.
 func (d *difference) everything() error {
 	var failed error
 	var last tuple.Object
@@ -370,7 +400,7 @@ func (d *difference) ofSubject(s tuple.Subject, typ, relation string) error {
 	if !d.b.model.CanHold(typ, relation, model.Kind{Type: s.Type}) {
 		return nil
 	}
-	q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ}
+	q := query.ObjectsQuestion{Subject: s, Relation: relation, Type: typ, Given: d.b.given}
 	var lists [2]iter.Seq2[*model.Item, error]
 	for i, m := range [...]*Moment{d.a, d.b} {
 		if err := m.fresh(); err != nil {
@@ -391,20 +421,19 @@ func (d *difference) ofSubject(s tuple.Subject, typ, relation string) error {
 	return cmp.Or(failed, err)
 }
 
-// ofPart compares the plain subjects that hold a relation on an object, but for those
-// that were compared by themselves.
+// ofPart compares the subjects that hold a relation on an object, but for those that were
+// compared by themselves.
 func (d *difference) ofPart(p part) error {
-	kinds := make(map[string]bool)
+	seen := make(map[model.Kind]bool)
 	for _, m := range [...]*model.Model{d.b.model, d.a.model} {
 		if m == nil {
 			continue
 		}
-		for i := range m.Types {
-			kind := m.Types[i].Name
-			if kinds[kind] || !m.CanHold(p.object.Type, p.relation, model.Kind{Type: kind}) {
+		for kind := range kinds(m) {
+			if seen[kind] || !m.CanHold(p.object.Type, p.relation, kind) {
 				continue
 			}
-			kinds[kind] = true
+			seen[kind] = true
 			if err := d.ofKind(p, kind); err != nil || !d.more {
 				return err
 			}
@@ -413,9 +442,9 @@ func (d *difference) ofPart(p part) error {
 	return nil
 }
 
-func (d *difference) ofKind(p part, kind string) error {
-	everyone := tuple.Tuple{Object: p.object, Relation: p.relation, Subject: tuple.Subject{Type: kind, ID: tuple.Wildcard}}
-	q := query.SubjectsQuestion{Kind: model.Kind{Type: kind}, Relation: p.relation, Object: p.object}
+func (d *difference) ofKind(p part, kind model.Kind) error {
+	about := tuple.Tuple{Object: p.object, Relation: p.relation, Subject: tuple.Subject{Type: kind.Type, ID: tuple.Wildcard, Relation: kind.Relation}}
+	q := query.SubjectsQuestion{Kind: kind, Relation: p.relation, Object: p.object, Given: d.b.given}
 	var lists [2]iter.Seq2[*model.Item, error]
 	var all [2]verdict // what is said of everyone
 	for i, m := range [...]*Moment{d.a, d.b} {
@@ -426,19 +455,24 @@ func (d *difference) ofKind(p part, kind string) error {
 		if err := m.fresh(); err != nil {
 			return err
 		}
-		answer, err := m.asking.Check(d.ctx, query.Question{Tuple: everyone})
-		if err != nil && !unanswered(err) {
-			return err
+		if kind.Relation == "" { // no wildcard speaks for usersets
+			answer, err := m.asking.Check(d.ctx, query.Question{Tuple: about, Given: m.given})
+			if err != nil && !unanswered(err) {
+				return err
+			}
+			all[i] = verdict{answer.Allowed, err}
 		}
-		all[i] = verdict{answer.Allowed, err}
 		lists[i] = m.items(m.asking.ListSubjects(d.ctx, q, ""))
 	}
 	open := changeOf(all[0], all[1]) != unchanged
 	told := !open
 	var failed error
 	tell := func(id string, before, after verdict) bool {
-		t := everyone
+		t := about
 		t.Subject.ID = id
+		if d.uses.own(t.Object, t.Relation, t.Subject) || d.before != nil && d.before.own(t.Object, t.Relation, t.Subject) {
+			return true
+		}
 		failed = d.tell(t, before, after)
 		return failed == nil && d.more
 	}
@@ -450,12 +484,12 @@ func (d *difference) ofKind(p part, kind string) error {
 				return false
 			}
 		}
-		if one.ID == tuple.Wildcard {
+		if one.ID == tuple.Wildcard && kind.Relation == "" {
 			return true
 		}
 		before, after := verdictOf(x, all[0]), verdictOf(y, all[1])
 		change := changeOf(before, after)
-		if change == unchanged && !open || change != unchanged && d.subjects[tuple.Subject{Type: kind, ID: one.ID}] {
+		if change == unchanged && !open || change != unchanged && d.subjects[tuple.Subject{Type: kind.Type, ID: one.ID, Relation: kind.Relation}] {
 			return true
 		}
 		return tell(one.ID, before, after)

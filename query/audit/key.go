@@ -98,9 +98,15 @@ func syncDir(dir string) error {
 func ReadKey(file string) (seal.PrivateKey, error) {
 	text, err := readKeyFile(file, checkPrivate)
 	if err != nil {
+		if _, public := ReadPublicKey(file); public == nil {
+			err = fmt.Errorf("%s holds a public key, and the private one is needed", file)
+		}
 		return seal.PrivateKey{}, err
 	}
 	k, err := seal.ParsePrivateKey(text)
+	if _, public := seal.ParseKey(text); err != nil && public == nil {
+		err = errors.New("it holds a public key, and the private one is needed")
+	}
 	if err != nil {
 		return seal.PrivateKey{}, fmt.Errorf("%s: %w", file, err)
 	}

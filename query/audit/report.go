@@ -79,13 +79,18 @@ type Digest struct {
 
 // Add takes the next row, and returns its canonical form, which is good until the next.
 func (d *Digest) Add(cells []string) []byte {
+	d.line = AppendCSV(d.line[:0], cells)
+	d.AddLine(d.line)
+	return d.line
+}
+
+// AddLine takes the next row in its canonical form, with the LF that ends it.
+func (d *Digest) AddLine(line []byte) {
 	if d.hash == nil {
 		d.hash = sha256.New()
 	}
-	d.line = AppendCSV(d.line[:0], cells)
-	d.hash.Write(d.line)
+	d.hash.Write(line)
 	d.Rows++
-	return d.line
 }
 
 // Sum returns the hash of the rows so far.
@@ -104,17 +109,19 @@ type Moment struct {
 	asking *query.Asking // nil without a model
 	model  *model.Model
 	time   int64
+	given  query.Given
 	opened time.Time
 
 	revisions map[ledger.Revision]query.Provenance // some that were asked for
 }
 
 // NewMoment returns the moment of the view's revision, with expiry and conditions held
-// against the time, in nanoseconds since the Unix epoch. It closes the view when it is
+// against the time, in nanoseconds since the Unix epoch, and conditions answered with the
+// context, a map or null. It closes the view when it is
 // closed, and not if it fails. Of a revision without a model nothing is held; a report of
 // access there is a [query.ErrNoModel].
-func NewMoment(e *query.Engine, v *index.View, time int64) (*Moment, error) {
-	m := &Moment{engine: e, time: time, revisions: make(map[ledger.Revision]query.Provenance)}
+func NewMoment(e *query.Engine, v *index.View, time int64, context model.Value) (*Moment, error) {
+	m := &Moment{engine: e, time: time, given: query.Given{Context: context}, revisions: make(map[ledger.Revision]query.Provenance)}
 	return m, m.take(v)
 }
 
@@ -147,7 +154,7 @@ func (m *Moment) beside(f func(teller *Moment) error) error {
 	if err != nil {
 		return err
 	}
-	teller, err := NewMoment(m.engine, v, m.time)
+	teller, err := NewMoment(m.engine, v, m.time, m.given.Context)
 	if err != nil {
 		v.Close()
 		return err

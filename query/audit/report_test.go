@@ -149,7 +149,7 @@ func (w *reported) at(rev ledger.Revision, time int64) *Moment {
 			w.t.Fatal(err)
 		}
 	}
-	m, err := NewMoment(w.engine, v, time)
+	m, err := NewMoment(w.engine, v, time, model.Value{})
 	if err != nil {
 		w.t.Fatal(err)
 	}

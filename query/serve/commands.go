@@ -184,7 +184,7 @@ func (s *Server) liveView(ctx context.Context, store ledger.ID, f *pb.Freshness)
 // is the last entry of a store, and what came before it can still be asked about.
 func live(v *index.View) error {
 	if v.Status() != decide.Live && v.Revision() == v.Head().Revision {
-		return &fieldError{"store", fmt.Errorf("store %s is deleted: %w", v.Store(), ledger.ErrNotFound)}
+		return &fieldError{"store", &deletedError{v.Store(), v.Revision()}}
 	}
 	return nil
 }

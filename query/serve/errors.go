@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -36,6 +38,18 @@ type behindError struct {
 
 func (e *behindError) Error() string { return e.err.Error() }
 func (e *behindError) Unwrap() error { return e.err }
+
+// A deletedError is a [ledger.ErrNotFound] of a store that was deleted at a revision, as
+// its last entry.
+type deletedError struct {
+	store ledger.ID
+	at    ledger.Revision
+}
+
+func (e *deletedError) Error() string {
+	return fmt.Sprintf("%s is deleted, at its revision %d; it still answers as of moments before that (with the command line, --at)", e.store, e.at)
+}
+func (e *deletedError) Unwrap() error { return ledger.ErrNotFound }
 
 // A lostError is an [ledger.ErrUnknownOutcome] with the command's id.
 type lostError struct {
@@ -140,6 +154,7 @@ func faultOf(err error) fault {
 		return f
 	case errors.As(err, &behind):
 		f = known(connect.CodeUnavailable)
+		f.message = unavailableText(err)
 		f.detail = &pb.Behind{Applied: uint64(behind.applied)}
 		return f
 	case errors.Is(err, audit.ErrOtherPast), errors.Is(err, audit.ErrSigned):
@@ -150,7 +165,9 @@ func faultOf(err error) fault {
 		}
 		return f
 	case errors.Is(err, ledger.ErrUnavailable), errors.Is(err, ledger.ErrRefused), ledger.IsQuarantine(err):
-		return known(connect.CodeUnavailable)
+		f = known(connect.CodeUnavailable)
+		f.message = unavailableText(err)
+		return f
 	case errors.Is(err, context.Canceled):
 		return known(connect.CodeCanceled)
 	case errors.Is(err, context.DeadlineExceeded):
@@ -160,6 +177,12 @@ func faultOf(err error) fault {
 		return f
 	}
 	return f
+}
+
+// unavailableText is the text of an error whose code says already that it is one of
+// [ledger.ErrUnavailable].
+func unavailableText(err error) string {
+	return strings.TrimPrefix(err.Error(), ledger.ErrUnavailable.Error()+": ")
 }
 
 // rejectionCodes is the RPC code of each code of a rejection at the edge.

@@ -92,7 +92,7 @@ func TestExport(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := audit.Verify(t.Context(), bytes.NewReader(bundle), audit.Options{Key: key.Key, Scratch: &index.Options{Dir: t.TempDir(), CacheBytes: 1 << 20}})
+			r, err := audit.Verify(t.Context(), bytes.NewReader(bundle), audit.Options{Key: key.Key, Part: tt.q.From+tt.q.To > 0, Scratch: &index.Options{Dir: t.TempDir(), CacheBytes: 1 << 20}})
 			if err != nil {
 				t.Fatal(err)
 			}

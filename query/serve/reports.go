@@ -10,6 +10,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
+	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/seal"
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/projector/index"
@@ -17,6 +18,7 @@ import (
 	"github.com/grantlog/grantlog/query"
 	"github.com/grantlog/grantlog/query/audit"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 )
 
 // Sizes of one answer of a report: it holds rows until it has so many, or their cells
@@ -40,12 +42,15 @@ func (s *Server) Report(ctx context.Context, req *pb.ReportRequest, stream *conn
 
 func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*pb.ReportResponse) error) error {
 	var r audit.Report
-	var of moments
+	of := moments{again: req.Again}
 	defer of.close()
 	switch k := req.Report.(type) {
 	case *pb.ReportRequest_AccessOfSubject:
 		subject, err := readSubject("access_of_subject.subject", k.AccessOfSubject.Subject)
 		if err != nil {
+			return err
+		}
+		if of.context, err = readContext("access_of_subject.context", k.AccessOfSubject.Context); err != nil {
 			return err
 		}
 		if err := of.open(ctx, s, req.Store, "access_of_subject", nil, k.AccessOfSubject.Freshness); err != nil {
@@ -59,6 +64,9 @@ func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*p
 		if err != nil {
 			return err
 		}
+		if of.context, err = readContext("access_to_object.context", k.AccessToObject.Context); err != nil {
+			return err
+		}
 		if err := of.open(ctx, s, req.Store, "access_to_object", nil, k.AccessToObject.Freshness); err != nil {
 			return err
 		}
@@ -68,6 +76,13 @@ func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*p
 	case *pb.ReportRequest_Difference:
 		if k.Difference.From == nil {
 			return malformed("difference.from", "is missing")
+		}
+		if k.Difference.Context != nil && !k.Difference.Effective {
+			return malformed("difference.context", "goes with effective: tuples are compared as they are granted, without conditions")
+		}
+		var err error
+		if of.context, err = readContext("difference.context", k.Difference.Context); err != nil {
+			return err
 		}
 		if err := of.open(ctx, s, req.Store, "difference", k.Difference.From, k.Difference.To); err != nil {
 			return err
@@ -141,7 +156,9 @@ func sendRows(r *audit.Report, send func(*pb.ReportResponse) error) error {
 
 // reportHeader says what a report is about and stands on.
 func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *audit.Report, of *moments) (*pb.ReportHeader, error) {
-	asked, err := protojson.Marshal(req)
+	query := proto.CloneOf(req)
+	query.Again = nil // its moment has fields of its own
+	asked, err := protojson.Marshal(query)
 	if err != nil {
 		return nil, err
 	}
@@ -209,6 +226,8 @@ type moments struct {
 	anyStore bool            // also "system" and deleted ones
 	entries  bool            // a report of entries: one that begins before the first begins with it
 	first    ledger.Revision // of entries: the first that is not before from
+	context  model.Value
+	again    *pb.ReportMoment // the later one, in place of what the report asks for; nil for none
 }
 
 func (m *moments) close() {
@@ -231,12 +250,22 @@ func (m *moments) open(ctx context.Context, s *Server, store, field string, from
 		return err
 	}
 	one := func(part string, f *pb.Freshness) (at moment, err error) {
-		defer func() { err = renamed(err, "freshness", field+"."+part) }()
+		clock := func() (int64, error) { return s.clockOf(at.view, f) }
+		blamed, path := "freshness", field+"."+part
+		if m.again != nil && part != "from" {
+			f = &pb.Freshness{Freshness: &pb.Freshness_AtRevision{AtRevision: m.again.Revision}}
+			clock = func() (int64, error) { return readTime("again.evaluated_at", m.again.EvaluatedAt) }
+			if m.again.EvaluatedAt == nil {
+				return at, malformed("again.evaluated_at", "is missing")
+			}
+			blamed, path = "freshness.at_", "again."
+		}
+		defer func() { err = renamed(err, blamed, path) }()
 		if at.view, err = view(ctx, id, f); err != nil {
 			return at, err
 		}
-		if at.time, err = s.clockOf(at.view, f); err == nil {
-			at.Moment, err = audit.NewMoment(s.cfg.Engine, at.view, at.time)
+		if at.time, err = clock(); err == nil {
+			at.Moment, err = audit.NewMoment(s.cfg.Engine, at.view, at.time, m.context)
 		}
 		if err != nil {
 			at.view.Close()

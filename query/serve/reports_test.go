@@ -18,6 +18,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/seal"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
@@ -99,14 +100,15 @@ func TestReports(t *testing.T) {
 			[]string{"group member group:eng held", "doc viewer doc:plan held", "doc reader doc:plan held"}},
 		{"access to an object", &pb.ReportRequest{Report: &pb.ReportRequest_AccessToObject{
 			AccessToObject: &pb.AccessToObject{Object: "doc:plan"}}}, last,
-			[]string{"blocked user:eve held", "viewer user:* held", "reader user:* held", "reader user:eve excluded"}},
+			[]string{"blocked user:eve held", "viewer user:* held", "viewer group:eng#member held",
+				"reader user:* held", "reader user:eve excluded", "reader group:eng#member held"}},
 		{"difference of tuples", &pb.ReportRequest{Report: &pb.ReportRequest_Difference{
 			Difference: &pb.Difference{From: atRevision(4)}}}, last,
 			[]string{"removed group:eng member user:ann"}},
 		{"difference of effective access", &pb.ReportRequest{Report: &pb.ReportRequest_Difference{
 			Difference: &pb.Difference{From: atRevision(3), To: atRevision(4), Effective: true}}}, 4,
 			[]string{"gained user:* reader doc:plan", "gained user:ann reader doc:plan", "unchanged user:eve reader doc:plan",
-				"gained user:* viewer doc:plan", "gained user:ann viewer doc:plan"}},
+				"gained group:eng#member reader doc:plan", "gained user:* viewer doc:plan", "gained user:ann viewer doc:plan", "gained group:eng#member viewer doc:plan"}},
 		{"recorded changes", &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{
 			RecordedChanges: &pb.RecordedChanges{To: atRevision(2), Filter: &pb.EntryFilter{WithoutTicket: true}}}}, 2, nil},
 	} {
@@ -227,6 +229,41 @@ func firstCells(rows [][]string, want []string) (texts []string) {
 	return texts
 }
 
+// TestReportAgain holds that a report that is asked for again is of the revision and the moment
+// given, and says the same query.
+func TestReportAgain(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, testModel) // revision 2
+	brief := grant("group:eng", "member", "user:ann")
+	brief.GetGrant().ExpiresAt = timestamppb.New(time.Now().Add(time.Hour))
+	rev := n.apply(t, store, brief).Revision
+	req := &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: "user:ann"}}}
+	was, err := n.report(t, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.apply(t, store, revoke("group:eng", "member", "user:ann"))
+	for _, tt := range []struct {
+		rev  uint64
+		at   *timestamppb.Timestamp
+		rows int
+	}{
+		{rev, was.header.EvaluatedAt, 1},
+		{rev, timestamppb.New(time.Now().Add(2 * time.Hour)), 0},
+		{rev - 1, was.header.EvaluatedAt, 0},
+	} {
+		req.Again = &pb.ReportMoment{Revision: tt.rev, EvaluatedAt: tt.at}
+		r, err := n.report(t, req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := r.header
+		if len(r.rows) != tt.rows || h.Revision != tt.rev || !h.EvaluatedAt.AsTime().Equal(tt.at.AsTime()) || h.Query != was.header.Query {
+			t.Errorf("at %d and %s: %q under %v, want %d rows", tt.rev, tt.at.AsTime(), r.rows, h, tt.rows)
+		}
+	}
+}
+
 func TestBadReports(t *testing.T) {
 	n := newNode(t)
 	store := n.store(t, testModel)
@@ -262,6 +299,14 @@ func TestBadReports(t *testing.T) {
 			connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from.at_token", "store"},
 		{"a malformed token", diff(&pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: "x"}}, nil),
 			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from.at_token", "token"},
+		{"changes up to a future revision", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{To: atRevision(999)}}},
+			connect.CodeInvalidArgument, pb.Rejection_INVALID, "recorded_changes.to.at_revision", "future"},
+		{"again, at no moment", &pb.ReportRequest{Store: store, Report: access("user:ann", nil).Report, Again: &pb.ReportMoment{Revision: 2}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "again.evaluated_at", "missing"},
+		{"again, at a future revision", &pb.ReportRequest{Store: store, Report: access("user:ann", nil).Report, Again: &pb.ReportMoment{Revision: 999, EvaluatedAt: timestamppb.Now()}},
+			connect.CodeInvalidArgument, pb.Rejection_INVALID, "again.revision", "future"},
+		{"context for tuples", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_Difference{Difference: &pb.Difference{From: atRevision(1), Context: &structpb.Struct{}}}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.context", "effective"},
 		{"a malformed channel", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: &pb.EntryFilter{OutsideChannels: []string{"ok", "a\nb"}}}}},
 			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "recorded_changes.filter.outside_channels[1]", "control"},
 		{"a filter with an unknown type", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: &pb.EntryFilter{Type: "file"}}}},

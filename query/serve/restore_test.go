@@ -353,6 +353,9 @@ func TestRestoreStoreGoesOn(t *testing.T) {
 	_, err = to.Check(ctx, &pb.CheckRequest{Store: other, Freshness: &pb.Freshness{Freshness: &pb.Freshness_AtRevision{AtRevision: 5}},
 		Tuple: &pb.Tuple{Object: "doc:d1", Relation: "viewer", Subject: "user:u1"}})
 	wantRejection(t, err, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "store", "was deleted before it was restored")
+	if strings.Contains(err.Error(), "not found") {
+		t.Errorf("%q says its code again", err)
+	}
 }
 
 // hashesOf are the stored hashes of a tree, in tlog's order.

@@ -9,6 +9,7 @@ package grantlogv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -35,7 +36,11 @@ type ReportRequest struct {
 	//	*ReportRequest_AccessToObject
 	//	*ReportRequest_Difference
 	//	*ReportRequest_RecordedChanges
-	Report        isReportRequest_Report `protobuf_oneof:"report"`
+	Report isReportRequest_Report `protobuf_oneof:"report"`
+	// Make the report again as it was: at this moment, which stands in its header, in place
+	// of the one that the report's own field names: the later, of a report between two.
+	// Absent: as that field says.
+	Again         *ReportMoment `protobuf:"bytes,6,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -120,6 +125,13 @@ func (x *ReportRequest) GetRecordedChanges() *RecordedChanges {
 	return nil
 }
 
+func (x *ReportRequest) GetAgain() *ReportMoment {
+	if x != nil {
+		return x.Again
+	}
+	return nil
+}
+
 type isReportRequest_Report interface {
 	isReportRequest_Report()
 }
@@ -152,20 +164,78 @@ func (*ReportRequest_Difference) isReportRequest_Report() {}
 
 func (*ReportRequest_RecordedChanges) isReportRequest_Report() {}
 
+// ReportMoment is the moment of a report that was made before.
+type ReportMoment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision, as in the report's header; at least 1.
+	Revision uint64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The moment that expiry and conditions were held against, as in the report's header;
+	// required.
+	EvaluatedAt   *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportMoment) Reset() {
+	*x = ReportMoment{}
+	mi := &file_grantlog_v1_report_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportMoment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportMoment) ProtoMessage() {}
+
+func (x *ReportMoment) ProtoReflect() protoreflect.Message {
+	mi := &file_grantlog_v1_report_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportMoment.ProtoReflect.Descriptor instead.
+func (*ReportMoment) Descriptor() ([]byte, []int) {
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ReportMoment) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ReportMoment) GetEvaluatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EvaluatedAt
+	}
+	return nil
+}
+
 // AccessOfSubject is everything a subject can reach at a moment, by type and relation.
 type AccessOfSubject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The subject: "user:ann", "group:eng#member", "user:*".
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The moment; absent: now.
-	Freshness     *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	Freshness *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// Values for the parameters of conditions, as in CheckRequest.
+	Context       *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AccessOfSubject) Reset() {
 	*x = AccessOfSubject{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[1]
+	mi := &file_grantlog_v1_report_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -177,7 +247,7 @@ func (x *AccessOfSubject) String() string {
 func (*AccessOfSubject) ProtoMessage() {}
 
 func (x *AccessOfSubject) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[1]
+	mi := &file_grantlog_v1_report_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -190,7 +260,7 @@ func (x *AccessOfSubject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessOfSubject.ProtoReflect.Descriptor instead.
 func (*AccessOfSubject) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{1}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AccessOfSubject) GetSubject() string {
@@ -207,20 +277,31 @@ func (x *AccessOfSubject) GetFreshness() *Freshness {
 	return nil
 }
 
-// AccessToObject is everyone who can reach an object at a moment, by relation.
+func (x *AccessOfSubject) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
+// AccessToObject is everyone who can reach an object at a moment, by relation: plain
+// subjects, wildcards and usersets. Usersets of the object itself that a relation is computed
+// from hold it by the rules alone, and are left out.
 type AccessToObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object, "type:id".
 	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
 	// The moment; absent: now.
-	Freshness     *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	Freshness *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
+	// Values for the parameters of conditions, as in CheckRequest.
+	Context       *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AccessToObject) Reset() {
 	*x = AccessToObject{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[2]
+	mi := &file_grantlog_v1_report_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -232,7 +313,7 @@ func (x *AccessToObject) String() string {
 func (*AccessToObject) ProtoMessage() {}
 
 func (x *AccessToObject) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[2]
+	mi := &file_grantlog_v1_report_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -245,7 +326,7 @@ func (x *AccessToObject) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessToObject.ProtoReflect.Descriptor instead.
 func (*AccessToObject) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{2}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AccessToObject) GetObject() string {
@@ -262,6 +343,13 @@ func (x *AccessToObject) GetFreshness() *Freshness {
 	return nil
 }
 
+func (x *AccessToObject) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
 // Difference is what changed from one moment to a later one: tuples, or effective access.
 type Difference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -269,15 +357,18 @@ type Difference struct {
 	From *Freshness `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
 	// The later moment; absent: now.
 	To *Freshness `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	// Compare what subjects hold, and not tuples.
-	Effective     bool `protobuf:"varint,3,opt,name=effective,proto3" json:"effective,omitempty"`
+	// Compare what subjects hold, usersets too, and not tuples.
+	Effective bool `protobuf:"varint,3,opt,name=effective,proto3" json:"effective,omitempty"`
+	// Values for the parameters of conditions at both moments, as in CheckRequest; only with
+	// effective.
+	Context       *structpb.Struct `protobuf:"bytes,4,opt,name=context,proto3" json:"context,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Difference) Reset() {
 	*x = Difference{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[3]
+	mi := &file_grantlog_v1_report_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +380,7 @@ func (x *Difference) String() string {
 func (*Difference) ProtoMessage() {}
 
 func (x *Difference) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[3]
+	mi := &file_grantlog_v1_report_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +393,7 @@ func (x *Difference) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Difference.ProtoReflect.Descriptor instead.
 func (*Difference) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{3}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Difference) GetFrom() *Freshness {
@@ -326,6 +417,13 @@ func (x *Difference) GetEffective() bool {
 	return false
 }
 
+func (x *Difference) GetContext() *structpb.Struct {
+	if x != nil {
+		return x.Context
+	}
+	return nil
+}
+
 // RecordedChanges is the changes that were asked for between two moments, one a row.
 type RecordedChanges struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -342,7 +440,7 @@ type RecordedChanges struct {
 
 func (x *RecordedChanges) Reset() {
 	*x = RecordedChanges{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[4]
+	mi := &file_grantlog_v1_report_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +452,7 @@ func (x *RecordedChanges) String() string {
 func (*RecordedChanges) ProtoMessage() {}
 
 func (x *RecordedChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[4]
+	mi := &file_grantlog_v1_report_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +465,7 @@ func (x *RecordedChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordedChanges.ProtoReflect.Descriptor instead.
 func (*RecordedChanges) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{4}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RecordedChanges) GetFrom() *Freshness {
@@ -408,7 +506,7 @@ type ReportResponse struct {
 
 func (x *ReportResponse) Reset() {
 	*x = ReportResponse{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[5]
+	mi := &file_grantlog_v1_report_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +518,7 @@ func (x *ReportResponse) String() string {
 func (*ReportResponse) ProtoMessage() {}
 
 func (x *ReportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[5]
+	mi := &file_grantlog_v1_report_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +531,7 @@ func (x *ReportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
 func (*ReportResponse) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{5}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ReportResponse) GetPart() isReportResponse_Part {
@@ -510,7 +608,7 @@ type ReportHeader struct {
 	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
 	// The model in force, as a ULID.
 	Model string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
-	// The exact query, as one line of JSON.
+	// The exact query, as one line of JSON: the request without again.
 	Query string `protobuf:"bytes,7,opt,name=query,proto3" json:"query,omitempty"`
 	// The root of the store's tree at the revision, 32 bytes.
 	Root []byte `protobuf:"bytes,8,opt,name=root,proto3" json:"root,omitempty"`
@@ -538,7 +636,7 @@ type ReportHeader struct {
 
 func (x *ReportHeader) Reset() {
 	*x = ReportHeader{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[6]
+	mi := &file_grantlog_v1_report_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +648,7 @@ func (x *ReportHeader) String() string {
 func (*ReportHeader) ProtoMessage() {}
 
 func (x *ReportHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[6]
+	mi := &file_grantlog_v1_report_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +661,7 @@ func (x *ReportHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportHeader.ProtoReflect.Descriptor instead.
 func (*ReportHeader) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{6}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ReportHeader) GetTitle() string {
@@ -683,7 +781,7 @@ type ReportRow struct {
 
 func (x *ReportRow) Reset() {
 	*x = ReportRow{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[7]
+	mi := &file_grantlog_v1_report_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +793,7 @@ func (x *ReportRow) String() string {
 func (*ReportRow) ProtoMessage() {}
 
 func (x *ReportRow) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[7]
+	mi := &file_grantlog_v1_report_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +806,7 @@ func (x *ReportRow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRow.ProtoReflect.Descriptor instead.
 func (*ReportRow) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{7}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ReportRow) GetCells() []string {
@@ -729,7 +827,7 @@ type ReportRows struct {
 
 func (x *ReportRows) Reset() {
 	*x = ReportRows{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[8]
+	mi := &file_grantlog_v1_report_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +839,7 @@ func (x *ReportRows) String() string {
 func (*ReportRows) ProtoMessage() {}
 
 func (x *ReportRows) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[8]
+	mi := &file_grantlog_v1_report_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +852,7 @@ func (x *ReportRows) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRows.ProtoReflect.Descriptor instead.
 func (*ReportRows) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{8}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ReportRows) GetRows() []*ReportRow {
@@ -769,7 +867,8 @@ type ReportEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many rows there were.
 	Rows uint64 `protobuf:"varint,1,opt,name=rows,proto3" json:"rows,omitempty"`
-	// SHA-256 over the rows as CSV: RFC 4180 with lines ended by LF, without a header line. A
+	// It shows that the rows are those that were sent, not that a copy was not changed since:
+	// ask for the report again for that. SHA-256 over the rows as CSV: RFC 4180 with lines ended by LF, without a header line. A
 	// cell stands in quotes exactly if it holds a comma, a quote or a line break, or begins
 	// with '#' or a space.
 	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
@@ -781,7 +880,7 @@ type ReportEnd struct {
 
 func (x *ReportEnd) Reset() {
 	*x = ReportEnd{}
-	mi := &file_grantlog_v1_report_proto_msgTypes[9]
+	mi := &file_grantlog_v1_report_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +892,7 @@ func (x *ReportEnd) String() string {
 func (*ReportEnd) ProtoMessage() {}
 
 func (x *ReportEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_grantlog_v1_report_proto_msgTypes[9]
+	mi := &file_grantlog_v1_report_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +905,7 @@ func (x *ReportEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportEnd.ProtoReflect.Descriptor instead.
 func (*ReportEnd) Descriptor() ([]byte, []int) {
-	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{9}
+	return file_grantlog_v1_report_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ReportEnd) GetRows() uint64 {
@@ -834,7 +933,7 @@ var File_grantlog_v1_report_proto protoreflect.FileDescriptor
 
 const file_grantlog_v1_report_proto_rawDesc = "" +
 	"\n" +
-	"\x18grantlog/v1/report.proto\x12\vgrantlog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17grantlog/v1/types.proto\"\xca\x02\n" +
+	"\x18grantlog/v1/report.proto\x12\vgrantlog.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17grantlog/v1/types.proto\"\xfb\x02\n" +
 	"\rReportRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12J\n" +
 	"\x11access_of_subject\x18\x02 \x01(\v2\x1c.grantlog.v1.AccessOfSubjectH\x00R\x0faccessOfSubject\x12G\n" +
@@ -842,19 +941,26 @@ const file_grantlog_v1_report_proto_rawDesc = "" +
 	"\n" +
 	"difference\x18\x04 \x01(\v2\x17.grantlog.v1.DifferenceH\x00R\n" +
 	"difference\x12I\n" +
-	"\x10recorded_changes\x18\x05 \x01(\v2\x1c.grantlog.v1.RecordedChangesH\x00R\x0frecordedChangesB\b\n" +
-	"\x06report\"a\n" +
+	"\x10recorded_changes\x18\x05 \x01(\v2\x1c.grantlog.v1.RecordedChangesH\x00R\x0frecordedChanges\x12/\n" +
+	"\x05again\x18\x06 \x01(\v2\x19.grantlog.v1.ReportMomentR\x05againB\b\n" +
+	"\x06report\"i\n" +
+	"\fReportMoment\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x04R\brevision\x12=\n" +
+	"\fevaluated_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vevaluatedAt\"\x94\x01\n" +
 	"\x0fAccessOfSubject\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x124\n" +
-	"\tfreshness\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\"^\n" +
+	"\tfreshness\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x121\n" +
+	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\"\x91\x01\n" +
 	"\x0eAccessToObject\x12\x16\n" +
 	"\x06object\x18\x01 \x01(\tR\x06object\x124\n" +
-	"\tfreshness\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\"~\n" +
+	"\tfreshness\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\tfreshness\x121\n" +
+	"\acontext\x18\x03 \x01(\v2\x17.google.protobuf.StructR\acontext\"\xb1\x01\n" +
 	"\n" +
 	"Difference\x12*\n" +
 	"\x04from\x18\x01 \x01(\v2\x16.grantlog.v1.FreshnessR\x04from\x12&\n" +
 	"\x02to\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\x02to\x12\x1c\n" +
-	"\teffective\x18\x03 \x01(\bR\teffective\"\x97\x01\n" +
+	"\teffective\x18\x03 \x01(\bR\teffective\x121\n" +
+	"\acontext\x18\x04 \x01(\v2\x17.google.protobuf.StructR\acontext\"\x97\x01\n" +
 	"\x0fRecordedChanges\x12*\n" +
 	"\x04from\x18\x01 \x01(\v2\x16.grantlog.v1.FreshnessR\x04from\x12&\n" +
 	"\x02to\x18\x02 \x01(\v2\x16.grantlog.v1.FreshnessR\x02to\x120\n" +
@@ -907,45 +1013,52 @@ func file_grantlog_v1_report_proto_rawDescGZIP() []byte {
 	return file_grantlog_v1_report_proto_rawDescData
 }
 
-var file_grantlog_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_grantlog_v1_report_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_grantlog_v1_report_proto_goTypes = []any{
 	(*ReportRequest)(nil),         // 0: grantlog.v1.ReportRequest
-	(*AccessOfSubject)(nil),       // 1: grantlog.v1.AccessOfSubject
-	(*AccessToObject)(nil),        // 2: grantlog.v1.AccessToObject
-	(*Difference)(nil),            // 3: grantlog.v1.Difference
-	(*RecordedChanges)(nil),       // 4: grantlog.v1.RecordedChanges
-	(*ReportResponse)(nil),        // 5: grantlog.v1.ReportResponse
-	(*ReportHeader)(nil),          // 6: grantlog.v1.ReportHeader
-	(*ReportRow)(nil),             // 7: grantlog.v1.ReportRow
-	(*ReportRows)(nil),            // 8: grantlog.v1.ReportRows
-	(*ReportEnd)(nil),             // 9: grantlog.v1.ReportEnd
-	(*Freshness)(nil),             // 10: grantlog.v1.Freshness
-	(*EntryFilter)(nil),           // 11: grantlog.v1.EntryFilter
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*ReportMoment)(nil),          // 1: grantlog.v1.ReportMoment
+	(*AccessOfSubject)(nil),       // 2: grantlog.v1.AccessOfSubject
+	(*AccessToObject)(nil),        // 3: grantlog.v1.AccessToObject
+	(*Difference)(nil),            // 4: grantlog.v1.Difference
+	(*RecordedChanges)(nil),       // 5: grantlog.v1.RecordedChanges
+	(*ReportResponse)(nil),        // 6: grantlog.v1.ReportResponse
+	(*ReportHeader)(nil),          // 7: grantlog.v1.ReportHeader
+	(*ReportRow)(nil),             // 8: grantlog.v1.ReportRow
+	(*ReportRows)(nil),            // 9: grantlog.v1.ReportRows
+	(*ReportEnd)(nil),             // 10: grantlog.v1.ReportEnd
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Freshness)(nil),             // 12: grantlog.v1.Freshness
+	(*structpb.Struct)(nil),       // 13: google.protobuf.Struct
+	(*EntryFilter)(nil),           // 14: grantlog.v1.EntryFilter
 }
 var file_grantlog_v1_report_proto_depIdxs = []int32{
-	1,  // 0: grantlog.v1.ReportRequest.access_of_subject:type_name -> grantlog.v1.AccessOfSubject
-	2,  // 1: grantlog.v1.ReportRequest.access_to_object:type_name -> grantlog.v1.AccessToObject
-	3,  // 2: grantlog.v1.ReportRequest.difference:type_name -> grantlog.v1.Difference
-	4,  // 3: grantlog.v1.ReportRequest.recorded_changes:type_name -> grantlog.v1.RecordedChanges
-	10, // 4: grantlog.v1.AccessOfSubject.freshness:type_name -> grantlog.v1.Freshness
-	10, // 5: grantlog.v1.AccessToObject.freshness:type_name -> grantlog.v1.Freshness
-	10, // 6: grantlog.v1.Difference.from:type_name -> grantlog.v1.Freshness
-	10, // 7: grantlog.v1.Difference.to:type_name -> grantlog.v1.Freshness
-	10, // 8: grantlog.v1.RecordedChanges.from:type_name -> grantlog.v1.Freshness
-	10, // 9: grantlog.v1.RecordedChanges.to:type_name -> grantlog.v1.Freshness
-	11, // 10: grantlog.v1.RecordedChanges.filter:type_name -> grantlog.v1.EntryFilter
-	6,  // 11: grantlog.v1.ReportResponse.header:type_name -> grantlog.v1.ReportHeader
-	8,  // 12: grantlog.v1.ReportResponse.rows:type_name -> grantlog.v1.ReportRows
-	9,  // 13: grantlog.v1.ReportResponse.end:type_name -> grantlog.v1.ReportEnd
-	12, // 14: grantlog.v1.ReportHeader.evaluated_at:type_name -> google.protobuf.Timestamp
-	12, // 15: grantlog.v1.ReportHeader.from_evaluated_at:type_name -> google.protobuf.Timestamp
-	7,  // 16: grantlog.v1.ReportRows.rows:type_name -> grantlog.v1.ReportRow
-	17, // [17:17] is the sub-list for method output_type
-	17, // [17:17] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	2,  // 0: grantlog.v1.ReportRequest.access_of_subject:type_name -> grantlog.v1.AccessOfSubject
+	3,  // 1: grantlog.v1.ReportRequest.access_to_object:type_name -> grantlog.v1.AccessToObject
+	4,  // 2: grantlog.v1.ReportRequest.difference:type_name -> grantlog.v1.Difference
+	5,  // 3: grantlog.v1.ReportRequest.recorded_changes:type_name -> grantlog.v1.RecordedChanges
+	1,  // 4: grantlog.v1.ReportRequest.again:type_name -> grantlog.v1.ReportMoment
+	11, // 5: grantlog.v1.ReportMoment.evaluated_at:type_name -> google.protobuf.Timestamp
+	12, // 6: grantlog.v1.AccessOfSubject.freshness:type_name -> grantlog.v1.Freshness
+	13, // 7: grantlog.v1.AccessOfSubject.context:type_name -> google.protobuf.Struct
+	12, // 8: grantlog.v1.AccessToObject.freshness:type_name -> grantlog.v1.Freshness
+	13, // 9: grantlog.v1.AccessToObject.context:type_name -> google.protobuf.Struct
+	12, // 10: grantlog.v1.Difference.from:type_name -> grantlog.v1.Freshness
+	12, // 11: grantlog.v1.Difference.to:type_name -> grantlog.v1.Freshness
+	13, // 12: grantlog.v1.Difference.context:type_name -> google.protobuf.Struct
+	12, // 13: grantlog.v1.RecordedChanges.from:type_name -> grantlog.v1.Freshness
+	12, // 14: grantlog.v1.RecordedChanges.to:type_name -> grantlog.v1.Freshness
+	14, // 15: grantlog.v1.RecordedChanges.filter:type_name -> grantlog.v1.EntryFilter
+	7,  // 16: grantlog.v1.ReportResponse.header:type_name -> grantlog.v1.ReportHeader
+	9,  // 17: grantlog.v1.ReportResponse.rows:type_name -> grantlog.v1.ReportRows
+	10, // 18: grantlog.v1.ReportResponse.end:type_name -> grantlog.v1.ReportEnd
+	11, // 19: grantlog.v1.ReportHeader.evaluated_at:type_name -> google.protobuf.Timestamp
+	11, // 20: grantlog.v1.ReportHeader.from_evaluated_at:type_name -> google.protobuf.Timestamp
+	8,  // 21: grantlog.v1.ReportRows.rows:type_name -> grantlog.v1.ReportRow
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_report_proto_init() }
@@ -960,7 +1073,7 @@ func file_grantlog_v1_report_proto_init() {
 		(*ReportRequest_Difference)(nil),
 		(*ReportRequest_RecordedChanges)(nil),
 	}
-	file_grantlog_v1_report_proto_msgTypes[5].OneofWrappers = []any{
+	file_grantlog_v1_report_proto_msgTypes[6].OneofWrappers = []any{
 		(*ReportResponse_Header)(nil),
 		(*ReportResponse_Rows)(nil),
 		(*ReportResponse_End)(nil),
@@ -971,7 +1084,7 @@ func file_grantlog_v1_report_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_grantlog_v1_report_proto_rawDesc), len(file_grantlog_v1_report_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

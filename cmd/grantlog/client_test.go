@@ -1,0 +1,28 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+)
+
+// Ctrl-C while a server does not answer is no doubt about the server.
+func TestInterrupted(t *testing.T) {
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	silent := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body) // or the end of the request is not seen
+		interrupt()
+		<-r.Context().Done()
+	}))
+	defer silent.Close()
+	var stderr bytes.Buffer
+	status := run(ctx, []string{"store", "list", "--server", silent.URL}, strings.NewReader(""), io.Discard, &stderr)
+	if want := "grantlog: interrupted\n"; status != statusError || stderr.String() != want {
+		t.Errorf("status %d with %q, want %d with %q", status, stderr.String(), statusError, want)
+	}
+}

@@ -1,0 +1,393 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/grantlog/grantlog/ledger/seal"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query/audit"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+func (a *app) auditRecheckCommand() *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "recheck FILE",
+		Short: "Ask for a saved report again, and compare",
+		Long: `Reads a report that was saved as CSV or JSONL, and says whether it is what the server
+reports. The SHA-256 in a report shows that it is whole as it was sent, not that nobody
+changed it since: whoever alters a row can compute it again. So this command
+
+  1  computes the number of rows and their SHA-256 again;
+  2  verifies the checkpoint that the report stands on, if it has one, with --key or else
+     the key in the file, and that its tree begins with the root of the report;
+  3  asks the server the same query, at the revision and the moment of the report, and
+     compares every line: the root, the model and the query too, all but the store's
+     name and the checkpoint, which may be newer by now.
+
+The first line that differs is told. Without --key, or without a checkpoint, the report is
+as true as the server that is asked.
+
+Exit status: 0 the same, 1 not the same, 2 error.`,
+		Example: `  grantlog audit access --object doc:plan --format csv --out plan.csv
+  grantlog audit recheck plan.csv --key auditors.pub`,
+		Args: takes("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			pinned, err := readKeyFlag(key)
+			if err != nil {
+				return err
+			}
+			return a.recheck(cmd.Context(), args[0], pinned)
+		},
+	}
+	keyFlag(c.Flags(), &key)
+	return c
+}
+
+// A RecheckReport is what recheck prints with -o json.
+type RecheckReport struct {
+	File       string `json:"file"`
+	Same       bool   `json:"same"`
+	Problem    string `json:"problem,omitempty"`
+	Rows       uint64 `json:"rows"`
+	SHA256     string `json:"sha256,omitempty"`
+	Checkpoint string `json:"checkpoint,omitempty"`
+}
+
+// errAltered is that a saved report is not what was reported.
+var errAltered = errors.New("not the same")
+
+func altered(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", errAltered, fmt.Sprintf(format, args...))
+}
+
+func (a *app) recheck(ctx context.Context, file string, pinned seal.Key) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	report := RecheckReport{File: file}
+	err = a.recheckFile(ctx, f, pinned, &report)
+	report.Same = err == nil
+	if err != nil && !errors.Is(err, errAltered) {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if err != nil {
+		report.Problem = err.Error()
+	}
+	if a.json() {
+		if e := a.value(&report); e != nil {
+			return e
+		}
+	}
+	switch {
+	case err != nil:
+		return &no{fmt.Sprintf("%s: %s", file, err)}
+	case a.json():
+		return nil
+	}
+	return a.facts(file+" is the same as reported", "rows", fmt.Sprint(report.Rows), "sha256", report.SHA256, "checkpoint", report.Checkpoint)
+}
+
+func (a *app) recheckFile(ctx context.Context, f *os.File, pinned seal.Key, report *RecheckReport) error {
+	s, err := readSaved(f)
+	if err != nil {
+		return err
+	}
+	report.Rows, report.SHA256 = s.rows, s.sum
+	if s.header.Checkpoint == "" && !pinned.IsZero() {
+		return altered("it stands on no checkpoint, so --key has nothing to verify")
+	}
+	if report.Checkpoint, err = vouchedFor(s.header, pinned); err != nil {
+		return altered("%s", err)
+	}
+	switch verified, _, _ := strings.Cut(report.Checkpoint, "; "); {
+	case s.header.Checkpoint == "":
+		report.Checkpoint = "none: the report is as true as this server"
+	case pinned.IsZero():
+		report.Checkpoint = fmt.Sprintf("%s by the key in the file, %s: give the one you know as --key", verified, s.header.Key)
+	}
+	q := &pb.ReportRequest{}
+	if err := protojson.Unmarshal([]byte(s.header.Query), q); err != nil {
+		return altered("its query is none: %s", err)
+	}
+	if q.Store != s.header.Store {
+		return altered("its query is about the store %s, and it about %s", q.Store, s.header.Store)
+	}
+	q.Again = &pb.ReportMoment{Revision: s.header.Revision, EvaluatedAt: s.header.EvaluatedAt}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	c, err := a.client()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := a.patience(ctx)
+	defer cancel()
+	p := newProgress(a.stderr)
+	defer p.end()
+	against := &comparer{file: bufio.NewReader(f)}
+	if _, err := c.report(ctx, q, seal.Key{}, &asSaved{newReportWriter(s.format, against), s}, p); err != nil {
+		return err
+	}
+	return against.end()
+}
+
+// asSaved writes a report with the checkpoint and the store's name of one that was saved.
+type asSaved struct {
+	reportWriter
+	saved *saved
+}
+
+func (w *asSaved) header(h *pb.ReportHeader, _ string) error {
+	was := w.saved.header
+	h.StoreName, h.Checkpoint, h.Key, h.ConsistencyProof = was.StoreName, was.Checkpoint, was.Key, was.ConsistencyProof
+	return w.reportWriter.header(h, w.saved.vouched)
+}
+
+// A comparer is a writer that fails where what is written is not what the file has.
+type comparer struct {
+	file *bufio.Reader
+	line int
+	part []byte // of a line whose end is not written yet
+}
+
+func (w *comparer) Write(b []byte) (int, error) {
+	w.part = append(w.part, b...)
+	for {
+		i := bytes.IndexByte(w.part, '\n')
+		if i < 0 {
+			return len(b), nil
+		}
+		want := w.part[:i+1]
+		got, err := readLine(w.file)
+		if err != nil && err != io.EOF {
+			return 0, err
+		}
+		w.line++
+		if !bytes.Equal(got, want) {
+			return 0, altered("line %d is\n  %s\nand the server reports\n  %s", w.line, shown(got), shown(want))
+		}
+		w.part = w.part[i+1:]
+	}
+}
+
+// end returns an error if the file has more.
+func (w *comparer) end() error {
+	got, err := readLine(w.file)
+	switch {
+	case len(got) > 0:
+		return altered("line %d is\n  %s\nand the server's report has ended", w.line+1, shown(got))
+	case err != io.EOF:
+		return err
+	}
+	return nil
+}
+
+// maxLine is how long a line of a saved report may be: far longer than any that is written.
+const maxLine = 64 << 20
+
+// readLine reads a line with the LF that ends it; at the end of the file, perhaps one without,
+// and [io.EOF].
+func readLine(r *bufio.Reader) (line []byte, err error) {
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		if err != bufio.ErrBufferFull {
+			return line, err
+		}
+		if len(line) > maxLine {
+			return nil, altered("a line has more than %d bytes", maxLine)
+		}
+	}
+}
+
+// shown is a line as a terminal may show it.
+func shown(line []byte) string { return audit.Cell(strings.TrimSuffix(string(line), "\n")) }
+
+// A saved is what a saved report says about its rows.
+type saved struct {
+	format  string // csv or jsonl
+	header  *pb.ReportHeader
+	vouched string // of CSV: what was said about the checkpoint
+	rows    uint64
+	sum     string // SHA-256 of the rows, in hex
+}
+
+// readSaved reads a report that was saved, and holds its rows against its end. Errors:
+// [errAltered] if they do not fit.
+func readSaved(src io.Reader) (*saved, error) {
+	r := bufio.NewReader(src)
+	first, err := r.Peek(1)
+	if err != nil {
+		return nil, fmt.Errorf("read the report: %w", err)
+	}
+	s := &saved{format: "csv", header: &pb.ReportHeader{}}
+	var digest audit.Digest
+	read, said := s.csv(), map[string]string{}
+	switch first[0] {
+	case '#':
+	case '{':
+		s.format, read = "jsonl", s.jsonl()
+	default:
+		return nil, errors.New("it is no report that was saved with --format csv or --format jsonl")
+	}
+	for n := 1; ; n++ {
+		line, err := readLine(r)
+		if err == io.EOF && len(line) == 0 {
+			break
+		}
+		if err == io.EOF {
+			return nil, altered("line %d has no end", n)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if err := read(line[:len(line)-1], said, &digest); err != nil {
+			return nil, altered("line %d: %s", n, err)
+		}
+	}
+	sum := digest.Sum()
+	s.rows, s.sum = digest.Rows, hex.EncodeToString(sum[:])
+	if said["rows"] != fmt.Sprint(s.rows) || said["sha256"] != s.sum {
+		return nil, altered("it has %d rows with SHA-256 %s, and its end says %q with %q", s.rows, s.sum, said["rows"], said["sha256"])
+	}
+	return s, nil
+}
+
+// A lineReader takes a line without its end. What the report's end says goes into said, rows
+// into the digest.
+type lineReader func(line []byte, said map[string]string, d *audit.Digest) error
+
+func (s *saved) csv() lineReader {
+	columns := false
+	return func(line []byte, said map[string]string, d *audit.Digest) error {
+		text, about := strings.CutPrefix(string(line), "# ")
+		note, noted := strings.CutPrefix(text, "| ")
+		switch {
+		case about && noted:
+			s.header.Checkpoint += note + "\n"
+			return nil
+		case about:
+			name, value, _ := strings.Cut(text, ": ")
+			if columns {
+				said[name] = value
+				return nil
+			}
+			return s.fact(name, value)
+		case !columns:
+			columns = true
+			return nil
+		}
+		d.AddLine(append(line, '\n'))
+		return nil
+	}
+}
+
+// fact takes what a line about the rows says.
+func (s *saved) fact(name, value string) (err error) {
+	h := s.header
+	switch name {
+	case "store":
+		h.Store = value
+	case "name":
+		h.StoreName = value
+	case "revision":
+		h.Revision, err = strconv.ParseUint(value, 10, 64)
+	case "moment":
+		var at time.Time
+		at, err = time.Parse(time.RFC3339Nano, value)
+		h.EvaluatedAt = timestamppb.New(at)
+	case "query":
+		h.Query = value
+	case "root":
+		h.Root, err = base64.StdEncoding.DecodeString(value)
+	case "checkpoint":
+		s.vouched = value
+	case "key":
+		h.Key = value
+	case "consistency":
+		h.ConsistencyProof, err = hashesOf(strings.Fields(value))
+	}
+	return err
+}
+
+func hashesOf(texts []string) (hashes [][]byte, err error) {
+	for _, t := range texts {
+		h, err := base64.StdEncoding.DecodeString(t)
+		if err != nil {
+			return nil, err
+		}
+		hashes = append(hashes, h)
+	}
+	return hashes, nil
+}
+
+func (s *saved) jsonl() lineReader {
+	begun := false
+	return func(line []byte, said map[string]string, d *audit.Digest) (err error) {
+		if !begun {
+			begun = true
+			var l struct {
+				Header struct {
+					Store       string          `json:"store"`
+					StoreName   string          `json:"store_name"`
+					Revision    uint64          `json:"revision"`
+					EvaluatedAt time.Time       `json:"evaluated_at"`
+					Query       json.RawMessage `json:"query"`
+					Root        []byte          `json:"root"`
+					Checkpoint  string          `json:"checkpoint"`
+					Key         string          `json:"key"`
+					Consistency []string        `json:"consistency_proof"`
+					Columns     []string        `json:"columns"`
+				} `json:"header"`
+			}
+			if err := json.Unmarshal(line, &l); err != nil {
+				return err
+			}
+			h := &l.Header
+			s.header = &pb.ReportHeader{Store: h.Store, StoreName: h.StoreName, Revision: h.Revision, EvaluatedAt: timestamppb.New(h.EvaluatedAt),
+				Query: string(h.Query), Root: h.Root, Checkpoint: h.Checkpoint, Key: h.Key, Columns: h.Columns}
+			s.header.ConsistencyProof, err = hashesOf(h.Consistency)
+			return err
+		}
+		if bytes.HasPrefix(line, []byte(`{"end":{`)) {
+			var l struct {
+				End struct {
+					Rows   json.Number `json:"rows"`
+					SHA256 string      `json:"sha256"`
+				} `json:"end"`
+			}
+			if err := json.Unmarshal(line, &l); err != nil {
+				return err
+			}
+			said["rows"], said["sha256"] = l.End.Rows.String(), l.End.SHA256
+			return nil
+		}
+		var row map[string]string
+		if err := json.Unmarshal(line, &row); err != nil {
+			return err
+		}
+		cells := make([]string, len(s.header.Columns))
+		for i, c := range s.header.Columns {
+			cells[i] = row[c]
+		}
+		d.Add(cells)
+		return nil
+	}
+}
