@@ -11,6 +11,7 @@ import (
 
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
+	"github.com/grantlog/grantlog/query"
 	"github.com/grantlog/grantlog/query/openfga"
 	"github.com/grantlog/grantlog/query/serve"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
@@ -203,6 +204,36 @@ func TestWriteRejected(t *testing.T) {
 	}
 }
 
+// TestWriteUnderModel holds that the model that a request names says what may be written,
+// and what is not allowed by the newest is still read and deleted.
+func TestWriteUnderModel(t *testing.T) {
+	n, ctx := newNode(t), context10(t)
+	store := n.store(t, "")
+	older := n.model(t, store, modelJSON(t, testModel))
+	newer := n.model(t, store, modelJSON(t, strings.Replace(testModel, "define parent: [doc]", "define parent: [doc]\n    define chair: [user]", 1)))
+	write := func(model, user, relation string) error {
+		_, err := n.Write(ctx, &openfgav1.WriteRequest{StoreId: store, AuthorizationModelId: model, Writes: &openfgav1.WriteRequestWrites{TupleKeys: keys(user + " " + relation + " doc:a")}})
+		return err
+	}
+	wantCode(t, write(older, "user:ann", "chair"), 2000, "writes.tuple_keys[0].relation", "chair")
+	for user, model := range map[string]string{"user:bob": newer, "user:cid": ""} {
+		if err := write(model, user, "chair"); err != nil {
+			t.Errorf("write under model %q: %v", model, err)
+		}
+	}
+	if err := write(older, "user:ann", "owner"); err != nil {
+		t.Error(err)
+	}
+	n.model(t, store, modelJSON(t, testModel)) // without the relation again
+	if got := n.tuples(t, store, nil, 100); got != "user:bob chair doc:a, user:cid chair doc:a, user:ann owner doc:a" {
+		t.Errorf("tuples = %s", got)
+	}
+	n.delete(t, store, "user:bob chair doc:a", "user:cid chair doc:a")
+	if got := n.tuples(t, store, nil, 100); got != "user:ann owner doc:a" {
+		t.Errorf("tuples = %s, want the others deleted", got)
+	}
+}
+
 // TestWriteIgnoring holds that what is to be ignored is, and changes nothing, not even the
 // expiry of a grant that came another way.
 func TestWriteIgnoring(t *testing.T) {
@@ -328,6 +359,19 @@ func TestRead(t *testing.T) {
 	}
 	n.wantError(t, http.MethodPost, "/stores/"+noStore+"/read", `{}`, 404, "store_id_not_found", noStore)
 	_, err := n.Read(ctx, &openfgav1.ReadRequest{StoreId: store, ContinuationToken: "abcd"})
+	wantCode(t, err, 2007, "continuation_token")
+
+	// Whoever makes up a token does not leave the question with it.
+	ofDoc, err := n.Read(ctx, &openfgav1.ReadRequest{StoreId: store, TupleKey: &openfgav1.ReadRequestTupleKey{Object: "doc:a"}, PageSize: wrapperspb.Int32(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made, err := query.ParsePageToken(ofDoc.ContinuationToken)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.After = "doc:b#owner@user:ann"
+	_, err = n.Read(ctx, &openfgav1.ReadRequest{StoreId: store, TupleKey: &openfgav1.ReadRequestTupleKey{Object: "doc:a"}, ContinuationToken: made.String()})
 	wantCode(t, err, 2007, "continuation_token")
 }
 
