@@ -177,7 +177,13 @@ func (v *verification) readSince() error {
 	if err != nil {
 		return fmt.Errorf("the older checkpoint: %w", err)
 	}
+	store, err := c.Store()
+	if err != nil {
+		return fmt.Errorf("the older checkpoint: %w", err)
+	}
 	switch h := v.result.Header; {
+	case store != h.Store:
+		return faulty(0, "the older checkpoint is of store %s, the bundle is of store %s", store, h.Store)
 	case h.First != 1:
 		return faulty(0, "the bundle begins at revision %d, so it cannot show that its entries go on from the older checkpoint; one that begins at revision 1 can", h.First)
 	case c.Size > h.Last:
