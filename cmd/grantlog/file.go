@@ -51,6 +51,9 @@ func writeBytes(name string, data []byte) error {
 
 // mayWrite returns an error if something has the name that must not be replaced.
 func mayWrite(name string, overwrite bool) error {
+	if name == "" {
+		return errors.New("the name of the file is empty")
+	}
 	info, err := os.Lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

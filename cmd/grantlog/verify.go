@@ -163,7 +163,7 @@ func interruptible(ctx context.Context, src io.Reader) io.Reader {
 func (a *app) verifyIn(ctx context.Context, below string, src io.Reader, o audit.Options) (_ audit.Result, err error) {
 	dir, err := os.MkdirTemp(below, "grantlog-verify-")
 	if err != nil {
-		return audit.Result{}, fmt.Errorf("a directory for the scratch index: %w", err)
+		return audit.Result{}, fmt.Errorf("a directory for the scratch index: %w; name one with --scratch", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	p := newProgress(a.stderr)
@@ -179,7 +179,11 @@ func (a *app) verifyIn(ctx context.Context, below string, src io.Reader, o audit
 		fmt.Fprintf(a.stderr, "grantlog: the scratch index in %s cannot be written: %s; name another directory with --scratch\n", dir, message)
 		os.Exit(statusError)
 	}}
-	return audit.Verify(ctx, src, o)
+	r, err := audit.Verify(ctx, src, o)
+	if errors.Is(err, audit.ErrScratch) {
+		err = fmt.Errorf("%w; make room, or name another directory with --scratch", err)
+	}
+	return r, err
 }
 
 var errNoTuples = errors.New("the bundle does not begin at revision 1, so its entries cannot be folded to final tuples: leave out --tuples, or export from revision 1")

@@ -383,7 +383,8 @@ func TestSince(t *testing.T) {
 		{"a root that never was", bundle, wrong, "its first 64 entries are not those"},
 		{"newer than the bundle", bundle, w.checkpoint(key, acme, 91), "the older checkpoint is of 91 entries, the bundle ends at revision 90"},
 		{"another key's", bundle, w.checkpoint(renamed(t, key.Name()), acme, 64), "the older checkpoint"},
-		{"another store's", bundle, w.checkpoint(key, ledger.System, 2), "the older checkpoint"},
+		{"another store's", bundle, w.checkpoint(key, ledger.System, 2), "the older checkpoint is of store system, the bundle is of store " + acme.String()},
+		{"another store's, and larger", w.export(key, other, 1, 1, 2), w.checkpoint(key, acme, 64), "the older checkpoint is of store " + acme.String()},
 		{"a bundle of a range", w.export(key, acme, 2, 90, 95), w.checkpoint(key, acme, 64), "begins at revision 2"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -37,8 +37,8 @@ type Options struct {
 	Part bool
 
 	// Scratch is the index that the entries are folded into; its directory must be
-	// empty and is the caller's to remove. Nil: nothing is folded. Pebble ends the
-	// process when its disk is full, see [index.Options].
+	// empty and is the caller's to remove. Nil: nothing is folded. If it cannot be
+	// written, the error is an [ErrScratch].
 	Scratch *index.Options
 
 	// Progress, if set, is called now and then with the entries that were read so far
@@ -49,6 +49,10 @@ type Options struct {
 	// were folded. All else is verified by then. Its error ends the verification.
 	Tuple func(FinalTuple) error
 }
+
+// ErrScratch: the scratch index cannot be written, most often because its disk is full.
+// It says nothing about the bundle. Verify again with more room.
+var ErrScratch = errors.New("the scratch index cannot be written")
 
 // ErrPart: nothing is wrong with the bundle but that it is not whole, and a whole one
 // was asked for. If a part is what is wanted, ask with Part of [Options].
@@ -173,7 +177,13 @@ func (v *verification) readSince() error {
 	if err != nil {
 		return fmt.Errorf("the older checkpoint: %w", err)
 	}
+	store, err := c.Store()
+	if err != nil {
+		return fmt.Errorf("the older checkpoint: %w", err)
+	}
 	switch h := v.result.Header; {
+	case store != h.Store:
+		return faulty(0, "the older checkpoint is of store %s, the bundle is of store %s", store, h.Store)
 	case h.First != 1:
 		return faulty(0, "the bundle begins at revision %d, so it cannot show that its entries go on from the older checkpoint; one that begins at revision 1 can", h.First)
 	case c.Size > h.Last:
@@ -290,9 +300,15 @@ func reason(err error) string {
 func (v *verification) fold(ctx context.Context, pieces <-chan []Leaf) (err error) {
 	var x *index.Index
 	var f *projector.Refolder
+	options := *v.o.Scratch
+	sink := index.NewSink(options.FS)
+	options.FS = sink
 	defer func() {
 		if x != nil {
 			err = errors.Join(err, f.Close(), x.Close())
+		}
+		if full := sink.Err(); full != nil { // what the index told since is worth nothing
+			err = fmt.Errorf("%w: %w", ErrScratch, full)
 		}
 	}()
 	for piece := range pieces {
@@ -300,7 +316,7 @@ func (v *verification) fold(ctx context.Context, pieces <-chan []Leaf) (err erro
 			return err
 		}
 		if x == nil { // whatever is wrong with a small bundle was found before
-			if x, err = index.Open(*v.o.Scratch); err != nil {
+			if x, err = index.Open(options); err != nil {
 				return fmt.Errorf("the scratch index: %w", err)
 			}
 			f = projector.NewRefolder(x, v.result.Store)
@@ -310,6 +326,9 @@ func (v *verification) fold(ctx context.Context, pieces <-chan []Leaf) (err erro
 		}
 		for _, leaf := range piece {
 			if err := v.refold(f, leaf); err != nil {
+				return err
+			}
+			if err := sink.Err(); err != nil {
 				return err
 			}
 		}

@@ -200,6 +200,10 @@ func (r *restore) verify(ctx context.Context) error {
 		Scratch:  &index.Options{Dir: filepath.Join(r.dir, "index"), CacheBytes: scratchCache, Logger: r.cfg.Logger},
 		Progress: func(uint64, uint64) error { return r.cfg.Projector.Ready() },
 	})
+	if errors.Is(err, audit.ErrScratch) {
+		r.cfg.Logger.ErrorContext(ctx, "restore: verify the bundle", "error", err)
+		return fmt.Errorf("%w: the server has no room to fold the bundle; nothing was written", ledger.ErrUnavailable)
+	}
 	if err != nil {
 		return r.faulty(err)
 	}
