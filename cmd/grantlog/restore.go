@@ -20,7 +20,7 @@ import (
 )
 
 func (a *app) storeRestoreCommand() *cobra.Command {
-	var activate bool
+	var activate, part bool
 	var key string
 	var why why
 	c := &cobra.Command{
@@ -46,7 +46,7 @@ version 2 stop answering from then on, until they are replaced. It cannot be tak
 		Example: `  grantlog store restore acme.bundle --key audit.pub --reason "moved to the new cluster" --ticket OPS-31`,
 		Args:    takes("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			req := &pb.RestoreStoreRequest{Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Channel: channel, Activate: activate}
+			req := &pb.RestoreStoreRequest{Actor: why.actor, Reason: why.reason, Ticket: why.ticket, Channel: channel, Activate: activate, Part: part}
 			if key != "" {
 				k, err := readPublicKey(key)
 				if err != nil {
@@ -59,6 +59,7 @@ version 2 stop answering from then on, until they are replaced. It cannot be tak
 	}
 	f := c.Flags()
 	f.BoolVar(&activate, "activate", false, "activate fold version 2 if it is not in force")
+	f.BoolVar(&part, "part", false, "the bundle may end before its checkpoint; the entries after it are left out")
 	f.StringVar(&key, "key", "", "the public key that must have signed, its `text or file`")
 	why.who(f)
 	return c

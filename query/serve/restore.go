@@ -133,7 +133,7 @@ func (r *restore) receive(stream *connect.ClientStream[pb.RestoreStoreRequest]) 
 
 // begin reads what the first request says beside the bundle.
 func (r *restore) begin(m *pb.RestoreStoreRequest) error {
-	r.request = &pb.RestoreStoreRequest{Actor: m.Actor, Reason: m.Reason, Ticket: m.Ticket, Channel: m.Channel, Activate: m.Activate, Key: m.Key}
+	r.request = &pb.RestoreStoreRequest{Actor: m.Actor, Reason: m.Reason, Ticket: m.Ticket, Channel: m.Channel, Activate: m.Activate, Key: m.Key, Part: m.Part}
 	c := r.command(ledger.Change{Kind: ledger.BeginRestore, Store: ledger.ID{1}}) // any store: who and why are held to their rules
 	if why := c.Validate(); why != nil {
 		return why
@@ -173,6 +173,9 @@ func (r *restore) admit(h audit.Header) error {
 // faulty is the error for a bundle that audit refuses.
 func (r *restore) faulty(err error) error {
 	var faulty *audit.BundleError
+	if errors.Is(err, audit.ErrPart) {
+		return malformed("part", "%s; allow it if the entries after the bundle are to be left out (with the command line, --part)", err)
+	}
 	if errors.As(err, &faulty) {
 		return malformed("chunk", "the bundle cannot be believed: %s", faulty)
 	}
@@ -197,6 +200,7 @@ func (r *restore) verify(ctx context.Context) error {
 	}
 	r.found, err = audit.Verify(ctx, r.bundle, audit.Options{
 		Key:      r.key,
+		Part:     r.request.Part,
 		Scratch:  &index.Options{Dir: filepath.Join(r.dir, "index"), CacheBytes: scratchCache, Logger: r.cfg.Logger},
 		Progress: func(uint64, uint64) error { return r.cfg.Projector.Ready() },
 	})

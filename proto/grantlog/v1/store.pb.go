@@ -197,7 +197,10 @@ type CreateStoreRequest struct {
 	// id creates no second store. Empty: the server makes one.
 	Id string `protobuf:"bytes,6,opt,name=id,proto3" json:"id,omitempty"`
 	// The tool or process it came through; at most 256 bytes.
-	Channel       string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
+	Channel string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Allow a bundle that ends before its checkpoint does: the entries after it are then
+	// left out. Otherwise it is refused.
+	Part          bool `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +282,13 @@ func (x *CreateStoreRequest) GetChannel() string {
 		return x.Channel
 	}
 	return ""
+}
+
+func (x *CreateStoreRequest) GetPart() bool {
+	if x != nil {
+		return x.Part
+	}
+	return false
 }
 
 // CreateStoreResponse is the new store, as created.
@@ -639,7 +649,10 @@ type RestoreStoreRequest struct {
 	// who made it.
 	Key string `protobuf:"bytes,6,opt,name=key,proto3" json:"key,omitempty"`
 	// The tool or process the restore came through; at most 256 bytes.
-	Channel       string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
+	Channel string `protobuf:"bytes,7,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Allow a bundle that ends before its checkpoint does: the entries after it are then
+	// left out. Otherwise it is refused.
+	Part          bool `protobuf:"varint,8,opt,name=part,proto3" json:"part,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -721,6 +734,13 @@ func (x *RestoreStoreRequest) GetChannel() string {
 		return x.Channel
 	}
 	return ""
+}
+
+func (x *RestoreStoreRequest) GetPart() bool {
+	if x != nil {
+		return x.Part
+	}
+	return false
 }
 
 // RestoreStoreResponse is the store, as restored.
@@ -1124,7 +1144,7 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x12STATUS_UNSPECIFIED\x10\x00\x12\b\n" +
 	"\x04LIVE\x10\x01\x12\v\n" +
 	"\aDELETED\x10\x02\x12\r\n" +
-	"\tRESTORING\x10\x03\"\xae\x01\n" +
+	"\tRESTORING\x10\x03\"\xc2\x01\n" +
 	"\x12CreateStoreRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05admin\x18\x02 \x01(\tR\x05admin\x12\x14\n" +
@@ -1132,7 +1152,8 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x16\n" +
 	"\x06ticket\x18\x05 \x01(\tR\x06ticket\x12\x0e\n" +
 	"\x02id\x18\x06 \x01(\tR\x02id\x12\x18\n" +
-	"\achannel\x18\a \x01(\tR\achannel\"e\n" +
+	"\achannel\x18\a \x01(\tR\achannel\x12\x12\n" +
+	"\x04part\x18\b \x01(\bR\x04part\"e\n" +
 	"\x13CreateStoreResponse\x12(\n" +
 	"\x05store\x18\x01 \x01(\v2\x12.grantlog.v1.StoreR\x05store\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x0e\n" +
@@ -1155,7 +1176,7 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x13DeleteStoreResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\"\xb9\x01\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\"\xcd\x01\n" +
 	"\x13RestoreStoreRequest\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
@@ -1163,7 +1184,8 @@ const file_grantlog_v1_store_proto_rawDesc = "" +
 	"\x06ticket\x18\x04 \x01(\tR\x06ticket\x12\x1a\n" +
 	"\bactivate\x18\x05 \x01(\bR\bactivate\x12\x10\n" +
 	"\x03key\x18\x06 \x01(\tR\x03key\x12\x18\n" +
-	"\achannel\x18\a \x01(\tR\achannel\"j\n" +
+	"\achannel\x18\a \x01(\tR\achannel\x12\x12\n" +
+	"\x04part\x18\b \x01(\bR\x04part\"j\n" +
 	"\x14RestoreStoreResponse\x12(\n" +
 	"\x05store\x18\x01 \x01(\v2\x12.grantlog.v1.StoreR\x05store\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\fR\x04root\x12\x14\n" +

@@ -75,7 +75,7 @@ type StoreServiceClient interface {
 	// The store answers nothing until all of it is there. If that is interrupted, asking
 	// again with the same bundle goes on; DeleteStore gives it up.
 	//
-	// INVALID_ARGUMENT: the bundle is damaged, does not begin at revision 1, is of "system",
+	// INVALID_ARGUMENT: the bundle is damaged, not whole, does not begin at revision 1, is of "system",
 	// or is signed by another key. ALREADY_EXISTS: this log has, or had, a store of this id.
 	// FAILED_PRECONDITION: the fold version in force is 1, and the request does not allow to
 	// activate 2; or the bundle's times are in the future. UNAVAILABLE: another restore is
@@ -230,7 +230,7 @@ type StoreServiceHandler interface {
 	// The store answers nothing until all of it is there. If that is interrupted, asking
 	// again with the same bundle goes on; DeleteStore gives it up.
 	//
-	// INVALID_ARGUMENT: the bundle is damaged, does not begin at revision 1, is of "system",
+	// INVALID_ARGUMENT: the bundle is damaged, not whole, does not begin at revision 1, is of "system",
 	// or is signed by another key. ALREADY_EXISTS: this log has, or had, a store of this id.
 	// FAILED_PRECONDITION: the fold version in force is 1, and the request does not allow to
 	// activate 2; or the bundle's times are in the future. UNAVAILABLE: another restore is
