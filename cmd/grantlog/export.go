@@ -42,6 +42,11 @@ it, so only you can read it. It is not compressed, and compresses well.`,
 			if args[0] == "-" {
 				return errors.New("a bundle is written to a file, so that half of one never stands under its name; name a file")
 			}
+			for name, rev := range map[string]uint64{"from": q.From, "to": q.To} {
+				if cmd.Flags().Changed(name) && rev == 0 {
+					return fmt.Errorf("--%s: revisions begin at 1", name)
+				}
+			}
 			return a.export(cmd.Context(), q, args[0], key, force)
 		},
 	}
