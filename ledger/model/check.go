@@ -456,7 +456,8 @@ func (s *search) settle(begun int, denied, erred state) {
 			s.pending[kept] = id
 			kept++
 		case stateFinal:
-			e.low = never
+			// What it rests on may have come out as an error only for what was met again.
+			e.low, e.cyclic = never, e.err != nil && (e.cyclic || s.cyclic)
 		}
 	}
 	s.pending = s.pending[:kept]
