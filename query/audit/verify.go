@@ -50,11 +50,11 @@ type Options struct {
 	Tuple func(FinalTuple) error
 }
 
-// ErrScratch: the scratch index cannot be written, most often because its disk is full.
+// ErrScratch says that the scratch index cannot be written, most often because its disk is full.
 // It says nothing about the bundle. Verify again with more room.
 var ErrScratch = errors.New("the scratch index cannot be written")
 
-// ErrPart: nothing is wrong with the bundle but that it is not whole, and a whole one
+// ErrPart says that nothing is wrong with the bundle but that it is not whole, and a whole one
 // was asked for. If a part is what is wanted, ask with Part of [Options].
 var ErrPart = errors.New("the bundle is not whole")
 

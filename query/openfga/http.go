@@ -36,12 +36,12 @@ type route struct {
 
 // match returns the fields that the parts of a path fill, or false if it is of another
 // route.
-func (r *route) match(method string, parts []string) (map[string]string, bool) {
-	if method != r.method || len(parts) != len(r.parts) {
+func (ro *route) match(method string, parts []string) (map[string]string, bool) {
+	if method != ro.method || len(parts) != len(ro.parts) {
 		return nil, false
 	}
 	fields := make(map[string]string, 2)
-	for i, part := range r.parts {
+	for i, part := range ro.parts {
 		if name, ok := strings.CutPrefix(part, "{"); ok {
 			fields[strings.TrimSuffix(name, "}")] = parts[i]
 		} else if part != parts[i] {
