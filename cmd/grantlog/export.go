@@ -16,7 +16,7 @@ import (
 
 func (a *app) auditExportCommand() *cobra.Command {
 	q := &pb.ExportRequest{}
-	var key string
+	var from, to, key string
 	var force bool
 	c := &cobra.Command{
 		Use:   "export FILE",
@@ -30,29 +30,36 @@ The bundle of a whole store, or of its beginning up to --to, can be folded again
 that every outcome is verified too. One with --from cannot: its entries are verified
 to be those that were signed. With --from or --to it is the bundle of a part, and "audit
 verify" takes it with --part alone, so that nobody can pass off a part as the whole.
+Both take a revision, a time, or a date (its beginning in UTC).
 
 The file gets its name when it is whole, checked and on disk; if anything fails, the
 disk is full, or on Ctrl-C, there is no file. It says who may do what and who decided
 it, so only you can read it. It is not compressed, and compresses well.`,
 		Example: `  grantlog audit export --store acme acme.bundle
-  grantlog audit export --store acme --from 4000 --to 4999 acme-q3.bundle
+  grantlog audit export --store acme --from 2026-07-01 --to 2026-10-01 acme-q3.bundle
   grantlog audit export --store acme --key auditor.pub acme.bundle --force`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if args[0] == "-" {
 				return errors.New("a bundle is written to a file, so that half of one never stands under its name; name a file")
 			}
-			for name, rev := range map[string]uint64{"from": q.From, "to": q.To} {
-				if cmd.Flags().Changed(name) && rev == 0 {
-					return fmt.Errorf("--%s: revisions begin at 1", name)
+			var err error
+			if from != "" {
+				if q.From, q.FromTime, err = readBound("--from", from); err != nil {
+					return err
+				}
+			}
+			if to != "" {
+				if q.To, q.ToTime, err = readBound("--to", to); err != nil {
+					return err
 				}
 			}
 			return a.export(cmd.Context(), q, args[0], key, force)
 		},
 	}
 	f := c.Flags()
-	f.Uint64Var(&q.From, "from", 0, "the first `revision`; 1 if not given")
-	f.Uint64Var(&q.To, "to", 0, "the last `revision`; the newest if not given")
+	f.StringVar(&from, "from", "", "begin at this `moment`: a revision, a time or a date; at revision 1 if not given")
+	f.StringVar(&to, "to", "", "end after this `moment`: a revision, a time or a date; at the newest entry if not given")
 	keyFlag(f, &key)
 	f.BoolVar(&force, "force", false, "replace a file of that name")
 	return c
@@ -67,7 +74,7 @@ type ExportReport struct {
 
 func (a *app) export(ctx context.Context, q *pb.ExportRequest, file, key string, force bool) error {
 	// A whole store is what is not asked for in part.
-	o := audit.Options{Part: q.From > 1 || q.To > 0}
+	o := audit.Options{Part: q.From > 1 || q.FromTime != nil || q.To > 0 || q.ToTime != nil}
 	var err error
 	if o.Key, err = readKeyFlag(key); err != nil {
 		return err

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"time"
 
@@ -40,9 +39,16 @@ answers nothing. If that is interrupted, run it again: it goes on. "grantlog sto
 delete" gives it up, for ever. Stop writing to the store where it came from before its
 bundle is made: two logs that both go on with one store are two histories of one name.
 
+A bundle that ends before its checkpoint, as with "audit export --to", is taken with
+--part alone: the store then is what it was at that revision. One that does not begin at
+revision 1 cannot be restored.
+
 Restoring needs fold version 2, which new logs begin at. If a log of an older release is
-at version 1, --activate allows to change that, which is recorded in the store "system". Servers of releases that do not know
-version 2 stop answering from then on, until they are replaced. It cannot be taken back.`,
+at version 1, --activate allows to change that, which is recorded in the store "system".
+Servers of releases that do not know version 2 stop answering from then on, until they
+are replaced. It cannot be taken back.
+
+Exit status: 0 restored; 1 the bundle does not verify, or cannot be restored; 2 an error.`,
 		Example: `  grantlog store restore acme.bundle --key audit.pub --reason "moved to the new cluster" --ticket OPS-31`,
 		Args:    takes("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -76,7 +82,10 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	defer f.Close()
 	// A file that is no bundle is told before a server is asked.
 	bundle, err := audit.NewReader(f)
-	if err != nil {
+	var fault *audit.BundleError
+	if errors.As(err, &fault) {
+		return &no{fmt.Sprintf("not restored: %s: %s", path, fault)}
+	} else if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
@@ -90,7 +99,7 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	if err != nil {
 		return err
 	}
-	began, sent := time.Now(), int64(0)
+	began, sent, whole := time.Now(), int64(0), false
 	p := newProgress(a.stderr)
 	defer p.end()
 	stream, err := c.stores.RestoreStore(ctx)
@@ -110,7 +119,7 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 			sent += int64(n)
 			p.say("sent %d of %d KiB …", sent>>10, info.Size()>>10)
 		}
-		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		if whole = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); whole {
 			break
 		}
 		if err != nil {
@@ -120,11 +129,14 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	p.now("sent; the server verifies the bundle, and restores it …")
 	r, err := stream.CloseAndReceive()
 	p.end()
-	if err != nil {
-		var dial *net.OpError
-		if !connect.IsWireError(err) && !(errors.As(err, &dial) && dial.Op == "dial") {
-			return fmt.Errorf("%w; what was restored until then stays: run it again, and it goes on", c.plain(err))
-		}
+	switch why := bundleRejection(err); {
+	case err == nil:
+	case why != "":
+		return &no{"not restored: " + why}
+	case whole && !connect.IsWireError(err):
+		// It restores only what it has whole; a part of that may be in the log.
+		return fmt.Errorf("%w; what it restored until then, if anything, stays: run it again, and it goes on", c.plain(err))
+	default:
 		return c.plain(err)
 	}
 	if a.json() {
@@ -134,6 +146,21 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	return a.facts(fmt.Sprintf("store %s restored", s.GetId()),
 		"name", s.GetName(), "status", storeStatus(s), "entries", fmt.Sprint(bundle.Header().Last), "root", base64.StdEncoding.EncodeToString(r.GetRoot()),
 		"newest entry", clock(s.GetTime()), "took", time.Since(began).Round(time.Millisecond).String(), "token", r.GetToken())
+}
+
+// bundleRejection returns what a server has against a bundle; "" if err is not about it.
+func bundleRejection(err error) string {
+	var failed *connect.Error
+	if !errors.As(err, &failed) {
+		return ""
+	}
+	for _, d := range failed.Details() {
+		v, err := d.Value()
+		if r, ok := v.(*pb.Rejection); err == nil && ok && (r.GetField() == "chunk" || r.GetField() == "part") {
+			return r.GetMessage()
+		}
+	}
+	return ""
 }
 
 // storeStatus says what a store is.

@@ -82,6 +82,12 @@ const signature = "\n— "
 // about. The note must have one signature line, of the checkpoint's origin, and be
 // written in the one form that [PrivateKey.Sign] gives it.
 func ReadNote(data []byte) (Checkpoint, error) {
+	switch {
+	case bytes.ContainsRune(data, '\r'):
+		return Checkpoint{}, errors.New("it has carriage returns; the lines of a checkpoint end with a newline alone")
+	case bytes.HasSuffix(data, []byte("\n\n")):
+		return Checkpoint{}, errors.New("it has an empty line after its signature")
+	}
 	at := bytes.LastIndex(data, []byte(signature))
 	if at < 0 {
 		return Checkpoint{}, errors.New("there is no signature line; a checkpoint is a note of three lines, a blank one and its signature")

@@ -165,6 +165,12 @@ func TestNoteForms(t *testing.T) {
 			t.Errorf("%s: ReadNote takes it", name)
 		}
 	}
+	// What editors and transfers do to a file is told by its name.
+	for bad, why := range map[string]string{n + "\n": "an empty line after its signature", strings.ReplaceAll(n, "\n", "\r\n"): "carriage returns"} {
+		if _, err := seal.ReadNote([]byte(bad)); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("ReadNote(%q) = %v, want %s", bad, err, why)
+		}
+	}
 }
 
 // unusedBits sets one of the bits of the signature's base 64 that hold nothing.

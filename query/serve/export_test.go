@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/projector/index"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // receiveBundle exports, and holds what is sent to its shape.
@@ -74,6 +76,23 @@ func TestExport(t *testing.T) {
 	if _, err := n.DeleteStore(context10(t), &pb.DeleteStoreRequest{Store: deleted, Actor: "ann"}); err != nil {
 		t.Fatal(err)
 	}
+	id, err := ledger.ParseID(store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The log time of an entry, and so many nanoseconds.
+	at := func(rev ledger.Revision, more int64) *timestamppb.Timestamp {
+		v, err := n.projector.Index().View(id, rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		now, err := v.TimeOf(rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return timestamppb.New(time.Unix(0, now+more))
+	}
 	for _, tt := range []struct {
 		name        string
 		q           *pb.ExportRequest
@@ -84,6 +103,10 @@ func TestExport(t *testing.T) {
 		{"an end", &pb.ExportRequest{Store: store, From: 5}, 5, 121},
 		{"a range", &pb.ExportRequest{Store: store, From: 2, To: 4}, 2, 4},
 		{"one entry", &pb.ExportRequest{Store: store, From: 121, To: 121}, 121, 121},
+		{"since a time", &pb.ExportRequest{Store: store, FromTime: at(5, 0)}, 5, 121},
+		{"until a time", &pb.ExportRequest{Store: store, ToTime: at(100, 0)}, 1, 100},
+		{"between the times of entries", &pb.ExportRequest{Store: store, FromTime: at(2, 1), ToTime: at(5, -1)}, 3, 4},
+		{"since before the store", &pb.ExportRequest{Store: store, FromTime: &timestamppb.Timestamp{Seconds: 1}, To: 3}, 1, 3},
 		{"a deleted store", &pb.ExportRequest{Store: deleted}, 1, 2},
 		{"system", &pb.ExportRequest{Store: "system"}, 1, 3},
 	} {
@@ -92,7 +115,7 @@ func TestExport(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := audit.Verify(t.Context(), bytes.NewReader(bundle), audit.Options{Key: key.Key, Part: tt.q.From+tt.q.To > 0, Scratch: &index.Options{Dir: t.TempDir(), CacheBytes: 1 << 20}})
+			r, err := audit.Verify(t.Context(), bytes.NewReader(bundle), audit.Options{Key: key.Key, Part: tt.first > 1 || tt.q.To > 0 || tt.q.ToTime != nil, Scratch: &index.Options{Dir: t.TempDir(), CacheBytes: 1 << 20}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,6 +144,7 @@ func TestExportInput(t *testing.T) {
 	n, unsigned := newNode(t, sign), newNode(t)
 	store := n.store(t, testModel)
 	none := ledger.NewID().String()
+	early, now, future := &timestamppb.Timestamp{Seconds: 1}, timestamppb.Now(), timestamppb.New(time.Now().Add(time.Hour))
 	for _, tt := range []struct {
 		name        string
 		n           *node
@@ -133,8 +157,16 @@ func TestExportInput(t *testing.T) {
 		{"no ULID", n, &pb.ExportRequest{Store: "acme"}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "store", "ULID"},
 		{"unknown store", n, &pb.ExportRequest{Store: none}, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "store", "not found"},
 		{"from after to", n, &pb.ExportRequest{Store: store, From: 2, To: 1}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "from", "must be at most to, 1"},
-		{"from beyond what there is", n, &pb.ExportRequest{Store: store, From: 3}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "from", "must be at most the newest revision, 2"},
+		{"from beyond what there is", n, &pb.ExportRequest{Store: store, From: 3}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "from", "must be at most the last revision, 2"},
 		{"to beyond what there is", n, &pb.ExportRequest{Store: store, To: 3}, connect.CodeInvalidArgument, pb.Rejection_INVALID, "to", "in the future"},
+		{"from twice", n, &pb.ExportRequest{Store: store, From: 1, FromTime: now}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "from_time", "beside from"},
+		{"to twice", n, &pb.ExportRequest{Store: store, To: 1, ToTime: now}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "to_time", "beside to"},
+		{"from a time after to", n, &pb.ExportRequest{Store: store, FromTime: now, ToTime: early}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "from_time", "after to_time"},
+		{"to a time before the store", n, &pb.ExportRequest{Store: store, ToTime: early}, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "to_time", "before the store's first entry"},
+		{"to a time of the future", n, &pb.ExportRequest{Store: store, ToTime: future}, connect.CodeInvalidArgument, pb.Rejection_INVALID, "to_time", "in the future"},
+		{"from a time of the future", n, &pb.ExportRequest{Store: store, FromTime: future}, connect.CodeInvalidArgument, pb.Rejection_INVALID, "from_time", "in the future"},
+		{"from a time after the last entry", n, &pb.ExportRequest{Store: store, FromTime: now}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "from_time", "no entry is between it and the last one, revision 2"},
+		{"no moment", n, &pb.ExportRequest{Store: store, ToTime: &timestamppb.Timestamp{Nanos: -1}}, connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "to_time", "is not a moment"},
 		{"no key", unsigned, &pb.ExportRequest{Store: unsigned.store(t, "")}, connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "", "without a signing key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

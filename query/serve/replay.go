@@ -151,19 +151,9 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 		if toTime != 0 && r.fromTime > toTime {
 			return nil, malformed("to_time", "must not be before from_time")
 		}
-		v, err := view("from_time", projector.Freshness{Kind: projector.AtTime, Time: r.fromTime})
-		if errors.Is(err, projector.ErrBefore) {
-			break
-		}
-		if err != nil {
+		if r.next, err = s.firstSince(wait, store, "from_time", r.fromTime); err != nil {
 			return nil, err
 		}
-		before, err := v.RevisionAt(r.fromTime - 1)
-		v.Close()
-		if err != nil {
-			return nil, err
-		}
-		r.next = before + 1
 	}
 	switch {
 	case req.To != 0:
@@ -174,12 +164,9 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 		v.Close()
 		r.to = ledger.Revision(req.To)
 	case toTime != 0:
-		v, err := view("to_time", projector.Freshness{Kind: projector.AtTime, Time: toTime})
-		if err != nil {
+		if r.to, err = s.lastUntil(wait, store, "to_time", toTime); err != nil {
 			return nil, err
 		}
-		r.to = v.Revision()
-		v.Close()
 	}
 	v, err := view("store", projector.Freshness{Kind: projector.Any})
 	if err != nil {
@@ -188,6 +175,31 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 	defer v.Close()
 	r.told = r.next
 	return r, filter.Known(v)
+}
+
+// firstSince returns the first revision of a store whose log time is not before at, which
+// may be the one after the newest.
+func (s *Server) firstSince(ctx context.Context, store ledger.ID, field string, at int64) (ledger.Revision, error) {
+	v, err := s.cfg.Projector.View(ctx, store, projector.Freshness{Kind: projector.AtTime, Time: at})
+	if errors.Is(err, projector.ErrBefore) {
+		return 1, nil
+	}
+	if err != nil {
+		return 0, s.viewError(store, field, true, err)
+	}
+	defer v.Close()
+	before, err := v.RevisionAt(at - 1)
+	return before + 1, err
+}
+
+// lastUntil returns the last revision of a store whose log time is not after at.
+func (s *Server) lastUntil(ctx context.Context, store ledger.ID, field string, at int64) (ledger.Revision, error) {
+	v, err := s.cfg.Projector.View(ctx, store, projector.Freshness{Kind: projector.AtTime, Time: at})
+	if err != nil {
+		return 0, s.viewError(store, field, true, err)
+	}
+	defer v.Close()
+	return v.Revision(), nil
 }
 
 // readEntries goes on until it has an answer, and tells whether it got to the end of what

@@ -9,6 +9,7 @@ package grantlogv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -441,7 +442,13 @@ type ExportRequest struct {
 	// The first revision; 0: 1. Only a bundle from revision 1 can be folded again.
 	From uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
 	// The last revision; 0: the newest applied here.
-	To            uint64 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	To uint64 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`
+	// Begin with the first entry whose log time is not before this moment. One before the
+	// store's first entry begins with that. Excludes from.
+	FromTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=from_time,json=fromTime,proto3" json:"from_time,omitempty"`
+	// End with the last entry whose log time is not after this moment. One before the
+	// store's first entry is NOT_FOUND. Excludes to.
+	ToTime        *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=to_time,json=toTime,proto3" json:"to_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -495,6 +502,20 @@ func (x *ExportRequest) GetTo() uint64 {
 		return x.To
 	}
 	return 0
+}
+
+func (x *ExportRequest) GetFromTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FromTime
+	}
+	return nil
+}
+
+func (x *ExportRequest) GetToTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ToTime
+	}
+	return nil
 }
 
 // ExportResponse is the next bytes of a bundle.
@@ -565,7 +586,7 @@ var File_grantlog_v1_proof_proto protoreflect.FileDescriptor
 
 const file_grantlog_v1_proof_proto_rawDesc = "" +
 	"\n" +
-	"\x17grantlog/v1/proof.proto\x12\vgrantlog.v1\")\n" +
+	"\x17grantlog/v1/proof.proto\x12\vgrantlog.v1\x1a\x1fgoogle/protobuf/timestamp.proto\")\n" +
 	"\x11CheckpointRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\"\x7f\n" +
 	"\x12CheckpointResponse\x12\x12\n" +
@@ -592,11 +613,13 @@ const file_grantlog_v1_proof_proto_rawDesc = "" +
 	"\x05proof\x18\x01 \x03(\fR\x05proof\x12\x1b\n" +
 	"\tfrom_root\x18\x02 \x01(\fR\bfromRoot\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x17\n" +
-	"\ato_root\x18\x04 \x01(\fR\x06toRoot\"I\n" +
+	"\ato_root\x18\x04 \x01(\fR\x06toRoot\"\xb7\x01\n" +
 	"\rExportRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
-	"\x02to\x18\x03 \x01(\x04R\x02to\"P\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\x127\n" +
+	"\tfrom_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bfromTime\x123\n" +
+	"\ato_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06toTime\"P\n" +
 	"\x0eExportResponse\x12\x14\n" +
 	"\x05chunk\x18\x01 \x01(\fR\x05chunk\x12\x12\n" +
 	"\x04done\x18\x02 \x01(\x04R\x04done\x12\x14\n" +
@@ -624,13 +647,16 @@ var file_grantlog_v1_proof_proto_goTypes = []any{
 	(*ProveConsistencyResponse)(nil), // 5: grantlog.v1.ProveConsistencyResponse
 	(*ExportRequest)(nil),            // 6: grantlog.v1.ExportRequest
 	(*ExportResponse)(nil),           // 7: grantlog.v1.ExportResponse
+	(*timestamppb.Timestamp)(nil),    // 8: google.protobuf.Timestamp
 }
 var file_grantlog_v1_proof_proto_depIdxs = []int32{
-	0, // [0:0] is the sub-list for method output_type
-	0, // [0:0] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	8, // 0: grantlog.v1.ExportRequest.from_time:type_name -> google.protobuf.Timestamp
+	8, // 1: grantlog.v1.ExportRequest.to_time:type_name -> google.protobuf.Timestamp
+	2, // [2:2] is the sub-list for method output_type
+	2, // [2:2] is the sub-list for method input_type
+	2, // [2:2] is the sub-list for extension type_name
+	2, // [2:2] is the sub-list for extension extendee
+	0, // [0:2] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_proof_proto_init() }
