@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/query/audit"
@@ -14,8 +15,7 @@ import (
 )
 
 func (a *app) auditShowCommand() *cobra.Command {
-	var key string
-	var from, to uint64
+	var from, to, key string
 	c := &cobra.Command{
 		Use:   "show BUNDLE",
 		Short: "Print the entries of an exported bundle, without a server",
@@ -26,9 +26,12 @@ Before it prints anything, everything about the bundle is verified but the outco
 which "grantlog audit verify" decides again. Of a bundle that is not whole, the entries
 of its checkpoint that it lacks are named on the standard error.
 
+--from and --to take a revision, a time, or a date (its beginning in UTC).
+
 Exit status: 0 printed; 1 not verified; 2 it could not be read.`,
 		Example: `  grantlog audit show acme.bundle
-  grantlog audit show acme.bundle --key auditor.pub --from 4000 --to 4100 -o json`,
+  grantlog audit show acme.bundle --key auditor.pub --from 4000 --to 4100 -o json
+  grantlog audit show acme.bundle --from 2026-07-01 --to 2026-10-01`,
 		Args: takes("BUNDLE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o := audit.Options{Part: true}
@@ -36,15 +39,16 @@ Exit status: 0 printed; 1 not verified; 2 it could not be read.`,
 			if o.Key, err = readKeyFlag(key); err != nil {
 				return err
 			}
-			if to > 0 && from > to {
-				return fmt.Errorf("--from %d is after --to %d", from, to)
+			var span entrySpan
+			if err := span.read(from, to); err != nil {
+				return err
 			}
 			f, err := os.Open(args[0])
 			if err != nil {
 				return err
 			}
 			defer f.Close()
-			err = a.show(cmd.Context(), f, o, ledger.Revision(from), ledger.Revision(to))
+			err = a.show(cmd.Context(), f, o, span)
 			var fault *audit.BundleError
 			if errors.As(err, &fault) {
 				return a.notVerified(fault)
@@ -54,20 +58,64 @@ Exit status: 0 printed; 1 not verified; 2 it could not be read.`,
 	}
 	f := c.Flags()
 	keyFlag(f, &key)
-	f.Uint64Var(&from, "from", 0, "the first `revision` to print; that of the bundle if not given")
-	f.Uint64Var(&to, "to", 0, "the last `revision` to print; that of the bundle if not given")
+	f.StringVar(&from, "from", "", "begin at this `moment`: a revision, a time or a date; with the bundle if not given")
+	f.StringVar(&to, "to", "", "end after this `moment`: a revision, a time or a date; with the bundle if not given")
 	return c
 }
 
-// show prints the entries of a bundle from one revision to another, 0 for its own ends.
-func (a *app) show(ctx context.Context, f io.ReadSeeker, o audit.Options, from, to ledger.Revision) error {
+// An entrySpan says which entries of a bundle to print: between two revisions, or two
+// times, both included. 0 is no bound.
+type entrySpan struct {
+	from, to         ledger.Revision
+	fromTime, toTime int64 // nanoseconds since the Unix epoch
+}
+
+// read reads the bounds as the flags --from and --to give them.
+func (s *entrySpan) read(from, to string) error {
+	for _, b := range []struct {
+		flag, text string
+		rev        *ledger.Revision
+		at         *int64
+	}{{"--from", from, &s.from, &s.fromTime}, {"--to", to, &s.to, &s.toTime}} {
+		if b.text == "" {
+			continue
+		}
+		rev, at, err := readBound(b.flag, b.text)
+		if err != nil {
+			return err
+		}
+		if *b.rev = ledger.Revision(rev); at == nil {
+			continue
+		}
+		if *b.at = at.AsTime().UnixNano(); *b.at <= 0 || !time.Unix(0, *b.at).Equal(at.AsTime()) {
+			return fmt.Errorf("%s: a time must be after 1970 and before 2262", b.flag)
+		}
+	}
+	if s.to > 0 && s.from > s.to || s.toTime > 0 && s.fromTime > s.toTime {
+		return fmt.Errorf("--from %s is after --to %s", from, to)
+	}
+	return nil
+}
+
+// within returns nil if the bundle has what is asked for.
+func (s *entrySpan) within(r *audit.Result) error {
+	switch {
+	case s.from > r.Last, s.to > r.Last, s.to > 0 && s.to < r.First, s.from > 0 && s.from < r.First:
+		return fmt.Errorf("the bundle has revisions %d to %d", r.First, r.Last)
+	case s.fromTime > r.To, s.toTime > 0 && s.toTime < r.From:
+		return fmt.Errorf("the entries of the bundle are of %s to %s", moment(r.From), moment(r.To))
+	}
+	return nil
+}
+
+// show prints the entries of a bundle within a span.
+func (a *app) show(ctx context.Context, f io.ReadSeeker, o audit.Options, span entrySpan) error {
 	verified, err := audit.Verify(ctx, f, o)
 	if err != nil {
 		return err
 	}
-	h := verified.Header
-	if from > h.Last || to > h.Last || to > 0 && to < h.First || from > 0 && from < h.First {
-		return fmt.Errorf("the bundle has revisions %d to %d", h.First, h.Last)
+	if err := span.within(&verified); err != nil {
+		return err
 	}
 	for _, entries := range verified.Missing() {
 		fmt.Fprintf(a.stderr, "grantlog: %s of the checkpoint: not in the bundle\n", entries)
@@ -87,10 +135,10 @@ func (a *app) show(ctx context.Context, f io.ReadSeeker, o audit.Options, from, 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		switch rev := leaf.Entry.Revision; {
-		case rev < from:
+		switch e := leaf.Entry; {
+		case e.Revision < span.from, e.Time < span.fromTime:
 			continue
-		case to > 0 && rev > to:
+		case span.to > 0 && e.Revision > span.to, span.toTime > 0 && e.Time > span.toTime:
 			return nil
 		}
 		if err := printer(serve.EntryMessage(leaf.Entry)); err != nil {
