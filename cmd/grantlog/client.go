@@ -20,6 +20,7 @@ import (
 // A client asks one server.
 type client struct {
 	base        string
+	interrupted func() bool // whether the command was, by Ctrl-C
 	ledger      grantlogv1connect.LedgerServiceClient
 	permissions grantlogv1connect.PermissionServiceClient
 	stores      grantlogv1connect.StoreServiceClient
@@ -32,6 +33,7 @@ func newClientOver(h *http.Client, base string) *client {
 	base = strings.TrimRight(base, "/")
 	return &client{
 		base:        base,
+		interrupted: func() bool { return false },
 		ledger:      grantlogv1connect.NewLedgerServiceClient(h, base),
 		permissions: grantlogv1connect.NewPermissionServiceClient(h, base),
 		stores:      grantlogv1connect.NewStoreServiceClient(h, base),
@@ -45,7 +47,9 @@ func (a *app) client() (*client, error) {
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("--server must be a URL such as http://127.0.0.1:8080, not %q", a.server)
 	}
-	return newClient(a.server), nil
+	c := newClient(a.server)
+	c.interrupted = a.interrupted
+	return c, nil
 }
 
 // patience returns a context for one request that ends.
@@ -71,9 +75,10 @@ func (c *client) plain(err error) error {
 	}
 	var read *net.OpError
 	switch {
-	case failed.Code() == connect.CodeCanceled:
+	case c.interrupted():
 		return errors.New("interrupted")
-	case errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &read) && read.Op == "read":
+	case failed.Code() == connect.CodeCanceled, // also what a request is that its server leaves by dying
+		errors.Is(err, io.ErrUnexpectedEOF), errors.As(err, &read) && read.Op == "read":
 		return fmt.Errorf("unavailable: the answer from %s was cut off", c.base)
 	}
 	switch failed.Code() {
@@ -83,6 +88,22 @@ func (c *client) plain(err error) error {
 		return fmt.Errorf("no answer from %s in time; allow more with --timeout", c.base)
 	}
 	return fmt.Errorf("%s: %s: is a grantlog server at %s?", failed.Code(), failed.Message(), c.base)
+}
+
+// rejection returns what a server said of a request that it does not take, or nil.
+func rejection(err error) *pb.Rejection {
+	var failed *connect.Error
+	if !errors.As(err, &failed) || !connect.IsWireError(err) {
+		return nil
+	}
+	for _, d := range failed.Details() {
+		if v, err := d.Value(); err == nil {
+			if r, ok := v.(*pb.Rejection); ok {
+				return r
+			}
+		}
+	}
+	return nil
 }
 
 // lost is plain for a command of this id. Unless no server was reached, or one gave an

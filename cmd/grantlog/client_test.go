@@ -8,6 +8,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+
+	"connectrpc.com/connect"
 )
 
 // Ctrl-C while a server does not answer is no doubt about the server.
@@ -24,5 +26,19 @@ func TestInterrupted(t *testing.T) {
 	status := run(ctx, []string{"store", "list", "--server", silent.URL}, strings.NewReader(""), io.Discard, &stderr)
 	if want := "grantlog: interrupted\n"; status != statusError || stderr.String() != want {
 		t.Errorf("status %d with %q, want %d with %q", status, stderr.String(), statusError, want)
+	}
+}
+
+// What ends a request from outside is no Ctrl-C: the transport cancels a request, too,
+// whose server dies before it answers.
+func TestCutOff(t *testing.T) {
+	c := newClient("http://127.0.0.1:1/")
+	canceled := connect.NewError(connect.CodeCanceled, context.Canceled)
+	if err := c.plain(canceled); err.Error() != "unavailable: the answer from http://127.0.0.1:1 was cut off" {
+		t.Errorf("without Ctrl-C: %v", err)
+	}
+	c.interrupted = func() bool { return true }
+	if err := c.plain(canceled); err.Error() != "interrupted" {
+		t.Errorf("with Ctrl-C: %v", err)
 	}
 }

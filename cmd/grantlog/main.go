@@ -42,7 +42,7 @@ func main() {
 
 // run runs one command line and returns its exit status. The end of ctx is Ctrl-C.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
+	a := &app{stdin: stdin, stdout: stdout, stderr: stderr, interrupted: func() bool { return ctx.Err() != nil }}
 	root := a.command()
 	root.SetArgs(args)
 	root.SetIn(stdin)
@@ -67,6 +67,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
+	interrupted    func() bool // whether Ctrl-C was pressed
 
 	server  string        // base URL of the server that client verbs ask
 	store   string        // ID or name of the store they ask about

@@ -454,22 +454,30 @@ func (a *app) consistency(ctx context.Context, c *client, store string, from, to
 	}
 	r, err := c.audit.ProveConsistency(ctx, &pb.ProveConsistencyRequest{Store: store, From: uint64(from.size), To: uint64(to.size)})
 	if err != nil {
+		why, head := rejection(err), from
+		if why.GetField() == "to" {
+			head = to
+		}
+		if head.note != nil && (why.GetField() == "from" || why.GetField() == "to") {
+			return fmt.Errorf("%w: the checkpoint is of revision %d, which the server does not have (%s: %s); no tree gets smaller, so it is behind, or has lost what was signed", seal.ErrUnverified, head.size, why.GetField(), why.GetMessage())
+		}
 		return c.plain(err)
 	}
 	if to.size == 0 {
 		to.size = ledger.Revision(r.GetTo())
 	}
-	rootOf := func(h treeHead, said []byte) (ledger.Hash, error) {
-		if root, ok := roots[h.size]; ok {
-			return root, nil
+	rootOf := func(size ledger.Revision, said []byte) (ledger.Hash, error) {
+		root, err := readHash("root", said)
+		if signed, ok := roots[size]; ok && err == nil && signed != root {
+			return root, fmt.Errorf("%w: the server's tree of %d has another root, %s, than what was signed, %s: its past is another", seal.ErrUnverified, size, base64Of(root), base64Of(signed))
 		}
-		return readHash("root", said)
+		return root, err
 	}
-	fromRoot, err := rootOf(from, r.GetFromRoot())
+	fromRoot, err := rootOf(from.size, r.GetFromRoot())
 	if err != nil {
 		return err
 	}
-	toRoot, err := rootOf(to, r.GetToRoot())
+	toRoot, err := rootOf(to.size, r.GetToRoot())
 	if err != nil {
 		return err
 	}

@@ -129,10 +129,10 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	p.now("sent; the server verifies the bundle, and restores it …")
 	r, err := stream.CloseAndReceive()
 	p.end()
-	switch why := bundleRejection(err); {
+	switch why := rejection(err); {
 	case err == nil:
-	case why != "":
-		return &no{"not restored: " + why}
+	case why.GetField() == "chunk", why.GetField() == "part": // it is about the bundle
+		return &no{"not restored: " + why.GetMessage()}
 	case whole && !connect.IsWireError(err):
 		// It restores only what it has whole; a part of that may be in the log.
 		return fmt.Errorf("%w; what it restored until then, if anything, stays: run it again, and it goes on", c.plain(err))
@@ -146,21 +146,6 @@ func (a *app) restore(ctx context.Context, path string, req *pb.RestoreStoreRequ
 	return a.facts(fmt.Sprintf("store %s restored", s.GetId()),
 		"name", s.GetName(), "status", storeStatus(s), "entries", fmt.Sprint(bundle.Header().Last), "root", base64.StdEncoding.EncodeToString(r.GetRoot()),
 		"newest entry", clock(s.GetTime()), "took", time.Since(began).Round(time.Millisecond).String(), "token", r.GetToken())
-}
-
-// bundleRejection returns what a server has against a bundle; "" if err is not about it.
-func bundleRejection(err error) string {
-	var failed *connect.Error
-	if !errors.As(err, &failed) {
-		return ""
-	}
-	for _, d := range failed.Details() {
-		v, err := d.Value()
-		if r, ok := v.(*pb.Rejection); err == nil && ok && (r.GetField() == "chunk" || r.GetField() == "part") {
-			return r.GetMessage()
-		}
-	}
-	return ""
 }
 
 // storeStatus says what a store is.
