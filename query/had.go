@@ -1,6 +1,9 @@
 package query
 
 import (
+	"errors"
+
+	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/ledger/tuple"
 	"github.com/grantlog/grantlog/projector/index"
@@ -62,9 +65,39 @@ func had(v *index.View, fits func(*model.Model) bool) (bool, error) {
 }
 
 // Known returns an [*InvalidError] about a field, in the message filter, for a type or
-// relation that no model of the store has had up to the view's revision. In a store
-// without a model every type is unknown.
+// relation that no model of the store has had up to the view's revision, unless an entry
+// has it all the same: attempts at what never was are among what is looked for. In a store
+// without a model every type is unknown. Only of what no model has had are entries read.
 func (f *EntryFilter) Known(v *index.View) error {
+	err := f.had(v)
+	unknown, ok := errors.AsType[*InvalidError](err)
+	if !ok {
+		return err
+	}
+	search, named := NewEntrySearch(EntryFilter{Subject: f.Subject, Object: f.Object, Type: f.Type, Relation: f.Relation}), false
+	for next := ledger.Revision(1); next <= v.Revision() && !named; {
+		next, err = search.Step(v, next, v.Revision(), knownStep, func(*ledger.Entry) bool {
+			named = true
+			return false
+		})
+		if err == nil && v.Stop != nil {
+			err = v.Stop()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if named {
+		return nil
+	}
+	return invalid(unknown.Field, "%s, and no entry has a change that names it so", unknown.Message)
+}
+
+// knownStep is how many entries Known reads between two looks at the view's Stop.
+const knownStep = 1024
+
+// had returns an [*InvalidError] about the first name that no model has had.
+func (f *EntryFilter) had(v *index.View) error {
 	typ := f.Type
 	if f.Object != (tuple.Object{}) {
 		typ = f.Object.Type

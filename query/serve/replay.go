@@ -174,6 +174,7 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 	}
 	defer v.Close()
 	r.told = r.next
+	v.Stop = ctx.Err
 	return r, filter.Known(v)
 }
 

@@ -181,6 +181,55 @@ func TestReplayFilters(t *testing.T) {
 	wantRejection(t, stream.Err(), connect.CodeInvalidArgument, pb.Rejection_INVALID, "filter.subject", "no model of the store")
 }
 
+// TestReplayOfUnknownNames: what no model has had is found where somebody tried it, and
+// is a mistake of who asks only where nobody did.
+func TestReplayOfUnknownNames(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, testModel) // revisions 1 and 2
+	submit := func(want pb.Outcome_Kind, c *pb.Change) {
+		t.Helper()
+		if got := n.submit(t, "eve", &pb.Command{Store: store, Changes: []*pb.Change{c}}); got.Outcome.Kind != want {
+			t.Fatalf("%v: %v, want %v", c, got.Outcome, want)
+		}
+	}
+	submit(pb.Outcome_REJECTED, grant("dokument:plan", "owner", "user:eve"))   // 3
+	submit(pb.Outcome_REJECTED, grant("doc:plan", "reads", "user:eve"))        // 4
+	submit(pb.Outcome_REJECTED, grant("doc:plan", "viewer", "robot:r2#parts")) // 5
+	for _, tt := range []struct {
+		filter *pb.EntryFilter
+		want   []uint64 // nil if it is a mistake
+		field  string
+	}{
+		{&pb.EntryFilter{Object: "dokument:plan"}, []uint64{3}, ""},
+		{&pb.EntryFilter{Type: "dokument"}, []uint64{3}, ""},
+		{&pb.EntryFilter{Type: "dokument", Subject: "user:eve"}, []uint64{3}, ""},
+		{&pb.EntryFilter{Relation: "reads"}, []uint64{4}, ""},
+		{&pb.EntryFilter{Object: "doc:plan", Relation: "reads"}, []uint64{4}, ""},
+		{&pb.EntryFilter{Subject: "robot:r2#parts"}, []uint64{5}, ""},
+		{&pb.EntryFilter{Object: "dokument:plans"}, nil, "filter.object"},
+		{&pb.EntryFilter{Type: "dokuments"}, nil, "filter.type"},
+		{&pb.EntryFilter{Type: "dokument", Subject: "user:ann"}, nil, "filter.type"},
+		{&pb.EntryFilter{Relation: "read"}, nil, "filter.relation"},
+		{&pb.EntryFilter{Object: "doc:note", Relation: "reads"}, nil, "filter.relation"},
+		{&pb.EntryFilter{Subject: "robot:r2"}, nil, "filter.subject"},
+	} {
+		stream, err := n.Replay(context10(t), &pb.ReplayRequest{Store: store, Filter: tt.filter})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		var got []uint64
+		for stream.Receive() {
+			got = append(got, revisionsOf(stream.Msg().Entries)...)
+		}
+		if tt.want == nil {
+			wantRejection(t, stream.Err(), connect.CodeInvalidArgument, pb.Rejection_INVALID, tt.field, "and no entry has a change that names it so")
+		} else if stream.Err() != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%v: %v, %v, want %v", tt.filter, got, stream.Err(), tt.want)
+		}
+	}
+}
+
 // TestReplayNotEnvelope: a message that was no envelope is no command, though its bytes
 // would be one.
 func TestReplayNotEnvelope(t *testing.T) {

@@ -99,6 +99,7 @@ func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*p
 		if err := of.open(ctx, s, req.Store, "recorded_changes", k.RecordedChanges.From, k.RecordedChanges.To); err != nil {
 			return err
 		}
+		of.to.view.Stop = ctx.Err
 		if err := f.Known(of.to.view); err != nil {
 			return renamed(err, "filter", "recorded_changes.filter")
 		}

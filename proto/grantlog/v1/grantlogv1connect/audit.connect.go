@@ -61,7 +61,7 @@ type AuditServiceClient interface {
 	// entry. INVALID_ARGUMENT: the resume token is malformed or of another log or store; the
 	// first revision wanted, unless it follows, or the last is not in the log; a
 	// moment is in the future; the filter names a type or relation that no model of the store
-	// has had, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
+	// has had and no entry has either, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest) (*connect.ServerStreamForClient[v1.ReplayResponse], error)
@@ -225,7 +225,7 @@ type AuditServiceHandler interface {
 	// entry. INVALID_ARGUMENT: the resume token is malformed or of another log or store; the
 	// first revision wanted, unless it follows, or the last is not in the log; a
 	// moment is in the future; the filter names a type or relation that no model of the store
-	// has had, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
+	// has had and no entry has either, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
 	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
 	// resume token names, or ends; go on with the last resume token, here or elsewhere.
 	Replay(context.Context, *v1.ReplayRequest, *connect.ServerStream[v1.ReplayResponse]) error
