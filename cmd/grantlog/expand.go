@@ -41,8 +41,11 @@ that count now, and what these lead to. Each relation on each object is shown on
 				if a.json() {
 					return a.message(r)
 				}
-				_, err = io.WriteString(a.stdout, treeText(r.GetTree()))
-				return err
+				if _, err := io.WriteString(a.stdout, treeText(r.GetTree())); err != nil {
+					return err
+				}
+				a.asOf(&given, r)
+				return nil
 			})
 		},
 	}
@@ -164,7 +167,7 @@ what is still to come, and what the model does not allow any more.`,
 			}
 			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
 				q.Store = store
-				return eachPage(c, &paging,
+				return eachPage(a, c, &given, &paging,
 					func() (*pb.ReadTuplesResponse, error) { return c.permissions.ReadTuples(ctx, q) },
 					func() (*connect.ServerStreamForClient[pb.StreamTuplesResponse], error) {
 						return c.permissions.StreamTuples(cmd.Context(), &pb.StreamTuplesRequest{Read: q})

@@ -73,7 +73,7 @@ Deleted stores are told too. With -o json, one item a line.`,
 			}
 			return a.askStore(cmd.Context(), func(_ context.Context, c *client, store string) error {
 				q.Store = store
-				return a.history(cmd.Context(), c, q, tokens)
+				return a.history(cmd.Context(), c, q, &given, tokens)
 			})
 		},
 	}
@@ -87,7 +87,7 @@ Deleted stores are told too. With -o json, one item a line.`,
 }
 
 // history prints a history as it comes.
-func (a *app) history(ctx context.Context, c *client, q *pb.HistoryRequest, tokens bool) error {
+func (a *app) history(ctx context.Context, c *client, q *pb.HistoryRequest, g *given, tokens bool) error {
 	stream, err := c.audit.History(ctx, q)
 	if err != nil {
 		return c.plain(err)
@@ -120,6 +120,8 @@ func (a *app) history(ctx context.Context, c *client, q *pb.HistoryRequest, toke
 		if _, err := fmt.Fprintf(a.stdout, "no %shistory up to revision %d, %s\n", more, last.GetRevision(), clock(last.GetEvaluatedAt())); err != nil {
 			return err
 		}
+	} else {
+		a.asOf(g, last)
 	}
 	if tokens {
 		a.goOn(last.GetResumeToken())

@@ -9,6 +9,7 @@ import (
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 func (a *app) listCommand() *cobra.Command {
@@ -21,7 +22,10 @@ is on the list, and nothing else.
 
 A list is complete and all of one revision. What has no answer, for want of context for
 instance, is an error that names it; with --undecided it is printed among the others, as
-such, and the list goes on.`,
+such, and the list goes on.
+
+With --at it is the list of a moment of the past; of which revision, is said on the
+standard error.`,
 	}, a.listObjectsCommand(), a.listSubjectsCommand(), a.listRelationsCommand())
 }
 
@@ -39,27 +43,49 @@ func (p *paging) flags(f *pflag.FlagSet) {
 // onePage reports whether one page is wanted, not all of the list.
 func (p *paging) onePage() bool { return p.size > 0 }
 
+// A dated answer says of which revision and moment it is.
+type dated interface {
+	GetRevision() uint64
+	GetEvaluatedAt() *timestamppb.Timestamp
+}
+
+// asOf says on the standard error of which revision an answer about the past is, where
+// the answer itself is a list.
+func (a *app) asOf(g *given, answer dated) {
+	if g.at != "" && !a.json() {
+		fmt.Fprintf(a.stderr, "grantlog: as of revision %d, %s\n", answer.GetRevision(), exactly(answer.GetEvaluatedAt())) // a note: it may fail
+	}
+}
+
 // eachPage calls print with each page: one by one, or all that are streamed.
-func eachPage[M interface{ GetNextPageToken() string }, S any](c *client, p *paging, page func() (M, error), stream func() (*connect.ServerStreamForClient[S], error), of func(*S) M, print func(M) error) error {
+func eachPage[M interface {
+	dated
+	GetNextPageToken() string
+}, S any](a *app, c *client, g *given, p *paging, page func() (M, error), stream func() (*connect.ServerStreamForClient[S], error), of func(*S) M, print func(M) error) error {
 	if p.onePage() {
 		m, err := page()
 		if err != nil {
 			return c.plain(err)
 		}
-		return print(m)
+		if err := print(m); err != nil {
+			return err
+		}
+		a.asOf(g, m)
+		return nil
 	}
 	s, err := stream()
 	if err != nil {
 		return c.plain(err)
 	}
 	defer s.Close()
+	var last M
 	next := "" // page, if the stream ended now
 	for s.Receive() {
-		m := of(s.Msg())
-		if err := print(m); err != nil {
+		last = of(s.Msg())
+		if err := print(last); err != nil {
 			return err
 		}
-		next = m.GetNextPageToken()
+		next = last.GetNextPageToken()
 	}
 	err = s.Err()
 	switch {
@@ -70,6 +96,7 @@ func eachPage[M interface{ GetNextPageToken() string }, S any](c *client, p *pag
 	case next != "":
 		return fmt.Errorf("the stream ended before the list did; it goes on with --page-token %s", next)
 	}
+	a.asOf(g, last)
 	return nil
 }
 
@@ -121,7 +148,7 @@ id. With -o json, one page of the list a line.`,
 			}
 			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
 				q.Store = store
-				return eachPage(c, &paging,
+				return eachPage(a, c, &given, &paging,
 					func() (*pb.ListObjectsResponse, error) { return c.permissions.ListObjects(ctx, q) },
 					func() (*connect.ServerStreamForClient[pb.StreamObjectsResponse], error) {
 						return c.permissions.StreamObjects(cmd.Context(), &pb.StreamObjectsRequest{List: q})
@@ -174,7 +201,7 @@ subjects of the type but those printed as excluded. With -o json, one page a lin
 			}
 			return a.askStore(cmd.Context(), func(ctx context.Context, c *client, store string) error {
 				q.Store = store
-				return eachPage(c, &paging,
+				return eachPage(a, c, &given, &paging,
 					func() (*pb.ListSubjectsResponse, error) { return c.permissions.ListSubjects(ctx, q) },
 					func() (*connect.ServerStreamForClient[pb.StreamSubjectsResponse], error) {
 						return c.permissions.StreamSubjects(cmd.Context(), &pb.StreamSubjectsRequest{List: q})
@@ -229,7 +256,11 @@ model. With -o json, one object with all.`,
 				if a.json() {
 					return a.message(r)
 				}
-				return a.items(&paging{}, "", r.GetRelations(), nil, r.GetUndecided())
+				if err := a.items(&paging{}, "", r.GetRelations(), nil, r.GetUndecided()); err != nil {
+					return err
+				}
+				a.asOf(&given, r)
+				return nil
 			})
 		},
 	}
