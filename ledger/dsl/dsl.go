@@ -185,6 +185,7 @@ type draft struct {
 	errs   []Error
 	most   int      // mistakes that are reported
 	more   int      // mistakes beyond, whose place has not been looked up
+	named  bool     // every mistake says by names what it is in, and no place but its own
 	broken bool     // parts could not be read, so that the rules of models would find what is not so
 	files  []string // of modules, in order, for the order of errors
 
@@ -220,10 +221,18 @@ func (d *draft) giveUp(at place, thing, format string, args ...any) {
 	d.fail(at, thing, format, args...)
 }
 
+// first says where the first is of what is defined twice.
+func (d *draft) first(at place) string {
+	if d.named {
+		return ""
+	}
+	return fmt.Sprintf("; the first is at %s", at)
+}
+
 // addType adds a type, unless there is one of its name.
 func (d *draft) addType(t model.Type, at place) *model.Type {
 	if first, ok := d.types[t.Name]; ok {
-		d.fail(at, t.Name, "the type %+q is defined twice; the first is at %s", t.Name, first)
+		d.fail(at, t.Name, "the type %+q is defined twice%s", t.Name, d.first(first))
 		return nil
 	}
 	d.types[t.Name] = at
@@ -236,7 +245,7 @@ func (d *draft) addType(t model.Type, at place) *model.Type {
 func (d *draft) addRelation(t *model.Type, r model.Relation, mentions []mention) {
 	key := relationKey{t.Name, r.Name}
 	if first, ok := d.relations[key]; ok {
-		d.fail(mentions[0].at, r.Name, "the relation %+q of type %+q is defined twice; the first is at %s", r.Name, t.Name, first[0].at)
+		d.fail(mentions[0].at, r.Name, "the relation %+q of type %+q is defined twice%s", r.Name, t.Name, d.first(first[0].at))
 		return
 	}
 	d.relations[key] = mentions
@@ -246,10 +255,10 @@ func (d *draft) addRelation(t *model.Type, r model.Relation, mentions []mention)
 	t.Relations = append(t.Relations, r)
 }
 
-// addDirect adds a kind of subject to a relation, unless it has it already.
-func (d *draft) addDirect(r *model.Relation, k model.Direct, at place) {
+// addDirect adds a kind of subject to a relation of a type, unless it has it already.
+func (d *draft) addDirect(typ string, r *model.Relation, k model.Direct, at place) {
 	if len(r.Direct) <= model.MaxKinds && slices.Contains(r.Direct, k) {
-		d.fail(at, k.String(), "%s stands twice in the types of relation %+q", k, r.Name)
+		d.fail(at, k.String(), "%s stands twice in the types of relation %+q of type %+q", k, r.Name, typ)
 		return
 	}
 	r.Direct = append(r.Direct, k)
@@ -258,7 +267,7 @@ func (d *draft) addDirect(r *model.Relation, k model.Direct, at place) {
 // addCondition adds a condition, unless there is one of its name.
 func (d *draft) addCondition(c model.Condition, at, expression place) {
 	if first, ok := d.conditions[c.Name]; ok {
-		d.fail(at, c.Name, "the condition %+q is defined twice; the first is at %s", c.Name, first)
+		d.fail(at, c.Name, "the condition %+q is defined twice%s", c.Name, d.first(first))
 		return
 	}
 	d.conditions[c.Name] = at

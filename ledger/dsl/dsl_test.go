@@ -152,7 +152,7 @@ func TestErrors(t *testing.T) {
 		{"an extension alone", ledger.SourceDSL, head + "extend type user\n  relations\n    define a: [user]\n", []string{"4:13: a type can be extended in a module only|user"}},
 		{"a type twice", ledger.SourceDSL, head + "type user\n", []string{`4:6: the type "user" is defined twice; the first is at 3:6|user`}},
 		{"a relation twice", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define a: [user]\n", []string{`7:12: the relation "a" of type "doc" is defined twice; the first is at 6:12|a`}},
-		{"a type twice in brackets", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, user:*, user]\n", []string{`6:30: user stands twice|user`}},
+		{"a type twice in brackets", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, user:*, user]\n", []string{`6:30: user stands twice in the types of relation "a" of type "doc"|user`}},
 		{"an unknown type", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, usr]\n", []string{`6:22: relation "a" of type "doc": there is no type "usr"|usr`}},
 		{"an unknown userset", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user, user#x]\n", []string{`6:22: relation "a" of type "doc": type "user" has no relation "x"|user#x`}},
 		{"an unknown relation", ledger.SourceDSL, head + "type doc\n  relations\n    define a: [user]\n    define b: a or bb\n", []string{`7:20: relation "b" of type "doc": type "doc" has no relation "bb"|bb`}},
@@ -183,15 +183,17 @@ func TestErrors(t *testing.T) {
 		{"not JSON", ledger.SourceJSON, "{\n  \"schema_version\": \"1.1\",\n  ]\n}", []string{"3:3: |"}},
 		{"JSON that ends", ledger.SourceJSON, "{\n  \"schema_version\": ", []string{"2:21: the JSON text ends too early|"}},
 		{"JSON that goes on", ledger.SourceJSON, `{"schema_version": "1.1", "type_definitions": [{"type": "user"}]} {}`, []string{"1:68: something follows the model|"}},
-		{"deep JSON", ledger.SourceJSON, strings.Repeat("[", 5000), []string{"1:146: nested deeper than 144|"}},
+		{"deep JSON", ledger.SourceJSON, strings.Repeat("[", 5000) + strings.Repeat("]", 5000), []string{"1:1: the model must be an object|the model"}},
+		{"deep JSON that ends", ledger.SourceJSON, strings.Repeat("[", 5000), []string{"1:5001: the JSON text ends too early|"}},
+		{"deep JSON beside a model", ledger.SourceJSON, `{"schema_version": "1.1", "type_definitions": [{"type": "user"}], "id": ` + strings.Repeat("[", 5000) + strings.Repeat("]", 5000) + "}", []string{"1:73: id must be text|id"}},
 		{"a list for a model", ledger.SourceJSON, "[]", []string{"1:1: the model must be an object|the model"}},
-		{"no schema version", ledger.SourceJSON, "{}", []string{"1:1: the model must have the field schema_version|schema_version"}},
+		{"no schema version", ledger.SourceJSON, "{}", []string{"1:1: the model must have the field schema_version, not empty|schema_version"}},
 		{"an unknown field", ledger.SourceJSON, "{\"schema_version\": \"1.1\",\n \"types\": []}", []string{"2:2: the model has no field \"types\"|types"}},
 		{"a field twice", ledger.SourceJSON, "{\"schema_version\": \"1.1\",\n \"schemaVersion\": \"1.1\"}", []string{"2:2: the model: \"schemaVersion\" stands twice|schemaVersion"}},
 		{"an unknown type in JSON", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"doc\", \"relations\": {\"a\": {\"this\": {}}},\n\"metadata\": {\"relations\": {\"a\": {\"directly_related_user_types\": [\n{\"type\": \"user\"}]}}}}]}", []string{`3:10: relation "a" of type "doc": there is no type "user"|user`}},
-		{"a rule of two kinds", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"doc\", \"relations\": {\"a\":\n{\"this\": {}, \"computedUserset\": {\"relation\": \"a\"}}}}]}", []string{"2:1: a rule must have exactly one of|"}},
-		{"another name inside", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\n\"name\": \"d\", \"expression\": \"true\"}}}", []string{`2:9: the condition "c" must have that name itself|c`}},
-		{"a parameter of no type", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\"expression\": \"true\", \"parameters\": {\"x\": {\n\"type_name\": \"TYPE_NAME_INTEGER\"}}}}}", []string{"2:14: there is no type of parameters|TYPE_NAME_INTEGER"}},
+		{"a rule of two kinds", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"doc\", \"relations\": {\"a\":\n{\"this\": {}, \"computedUserset\": {\"relation\": \"a\"}}}}]}", []string{`2:1: relation "a" of type "doc": a rule must have exactly one of|`}},
+		{"another name inside", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\n\"name\": \"d\", \"expression\": \"true\"}}}", []string{`2:9: condition "c": its field name must be "c" too|c`}},
+		{"a parameter of no type", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\"expression\": \"true\", \"parameters\": {\"x\": {\n\"type_name\": \"TYPE_NAME_INTEGER\"}}}}}", []string{`2:14: parameter "x" of condition "c": there is no type of parameters|TYPE_NAME_INTEGER`}},
 		{"CEL in JSON", ledger.SourceJSON, "{\"schema_version\": \"1.1\", \"type_definitions\": [{\"type\": \"user\"}], \"conditions\": {\"c\": {\n\"expression\": \"1 < 2 &&\\n  x\"}}}", []string{`2:15: condition "c", line 2, column 3 of its expression: undeclared reference|c`}},
 
 		{"not modules", ledger.SourceModules, "model\n", []string{`the source of modules begins with the line "-- fga.mod --"|`}},
@@ -226,6 +228,118 @@ func TestErrors(t *testing.T) {
 				t.Errorf("not in order of lines:\n%s", err)
 			}
 		})
+	}
+}
+
+// TestJSONErrorsName holds every mistake that the JSON form can have, and the language
+// cannot, to the names of what it is in, and to no place beside its own.
+func TestJSONErrorsName(t *testing.T) {
+	typ := func(rest string) string {
+		return `{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": "doc", ` + rest + `}]}`
+	}
+	rule := func(text string) string { return typ(`"relations": {"viewer": ` + text + `}`) }
+	about := func(text string) string {
+		return typ(`"relations": {"viewer": {"this": {}}}, "metadata": {"relations": {"viewer": ` + text + `}}`)
+	}
+	condition := func(text string) string {
+		return `{"schema_version": "1.1", "type_definitions": [{"type": "user"}], "conditions": {"office": ` + text + `}}`
+	}
+	parameter := func(text string) string {
+		return condition(`{"expression": "true", "parameters": {"x": ` + text + `}}`)
+	}
+	deep := func(n int, before, inner, after string) string {
+		return strings.Repeat(before, n) + inner + strings.Repeat(after, n)
+	}
+	const (
+		ofType      = `type "doc": `
+		ofRelation  = `relation "viewer" of type "doc": `
+		ofCondition = `condition "office": `
+		ofParameter = `parameter "x" of condition "office": `
+		elements    = `{"type_name": "TYPE_NAME_LIST", "generic_types": [`
+	)
+	for _, tt := range []struct{ source, want string }{
+		{`{"schema_version": 1, "type_definitions": [{"type": "user"}]}`, "schema_version must be text"},
+		{`{"schema_version": "1.1", "type_definitions": {}}`, "type_definitions must be a list"},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}], "conditions": []}`, "conditions must be an object"},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}], "id": 1}`, "id must be text"},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}, 1]}`, "type_definitions[1]: a type definition must be an object"},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": ""}]}`, `type "": `},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {}]}`, "type_definitions[1]: a type definition must have the field type, not empty"},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": 1}]}`, "type_definitions[1]: type must be text"},
+		{`{"schema_version": "1.1", "type_definitions": [{"type": "user"}, {"type": "user"}]}`, `the type "user" is defined twice`},
+		{typ(`"relation": {}`), ofType + `a type definition has no field "relation"; known are`},
+		{typ(`"relations": []`), ofType + "relations must be an object"},
+		{typ(`"relations": {"viewer": {"this": {}}, "viewer": {"this": {}}}`), ofType + `relations: "viewer" stands twice`},
+		{typ(`"metadata": []`), ofType + "metadata must be an object"},
+		{typ(`"metadata": {"modul": "a"}`), ofType + `metadata has no field "modul"`},
+		{typ(`"metadata": {"module": 1}`), ofType + "module must be text"},
+		{typ(`"metadata": {"source_info": "core.fga"}`), ofType + "source_info must be an object"},
+		{typ(`"metadata": {"source_info": {"files": "core.fga"}}`), ofType + `source_info has no field "files"`},
+		{typ(`"metadata": {"source_info": {"file": 1}}`), ofType + "file must be text"},
+		{typ(`"metadata": {"relations": {"viewer": {}}}`), ofType + `there is metadata of a relation "viewer", which the type does not have`},
+		{rule(`1`), ofRelation + "a rule must be an object"},
+		{rule(`{}`), ofRelation + "a rule must have exactly one of"},
+		{rule(`{"that": {}}`), ofRelation + `a rule has no field "that"`},
+		{rule(`{"this": []}`), ofRelation + "this must be an object"},
+		{rule(`{"this": {"a": 1}}`), ofRelation + `this has no field "a"`},
+		{rule(`{"union": {}}`), ofRelation + "union must have at least one rule in the field child"},
+		{rule(`{"union": {"child": []}}`), ofRelation + "union must have at least one rule in the field child"},
+		{rule(`{"intersection": {"child": {}}}`), ofRelation + "child must be a list"},
+		{rule(`{"union": {"child": [{"this": {}}, {}]}}`), ofRelation + "a rule must have exactly one of"},
+		{rule(`{"difference": {"base": {"this": {}}}}`), ofRelation + "difference must have the field subtract, not empty"},
+		{rule(`{"computedUserset": {"relation": ""}}`), ofRelation + `type "doc" has no relation ""`},
+		{rule(`{"computedUserset": {}}`), ofRelation + "computedUserset must have the field relation, not empty"},
+		{rule(`{"computedUserset": {"relation": 1}}`), ofRelation + "relation must be text"},
+		{rule(`{"computedUserset": {"object": 1, "relation": "a"}}`), ofRelation + "object must be text"},
+		{rule(`{"tupleToUserset": {"tupleset": {"relation": "a"}}}`), ofRelation + "tupleToUserset must have the field computed_userset, not empty"},
+		{rule(deep(100, `{"union": {"child": [`, `{"this": {}}`, `]}}`)), ofRelation + "rules are nested deeper than 32"},
+		{rule(deep(100, `{"difference": {"base": `, `{"this": {}}`, `, "subtract": {"this": {}}}}`)), ofRelation + "rules are nested deeper than 32"},
+		{about(`[]`), ofRelation + "metadata of a relation must be an object"},
+		{about(`{"modul": ""}`), ofRelation + `metadata of a relation has no field "modul"`},
+		{about(`{"module": 1}`), ofRelation + "module must be text"},
+		{about(`{"source_info": {"file": []}}`), ofRelation + "file must be text"},
+		{about(`{"directly_related_user_types": {}}`), ofRelation + "directly_related_user_types must be a list"},
+		{about(`{"directly_related_user_types": ["user"]}`), ofRelation + "a directly related user type must be an object"},
+		{about(`{"directly_related_user_types": [{}]}`), ofRelation + "a directly related user type must have the field type, not empty"},
+		{about(`{"directly_related_user_types": [{"type": "user", "relation": 1}]}`), ofRelation + "relation must be text"},
+		{about(`{"directly_related_user_types": [{"type": "user", "wildcard": true}]}`), ofRelation + "wildcard must be an object"},
+		{about(`{"directly_related_user_types": [{"type": "user"}, {"type": "user"}]}`), `user stands twice in the types of relation "viewer" of type "doc"`},
+		{about(`{"directly_related_user_types": [{"type": "robot"}]}`), ofRelation + `there is no type "robot"`},
+		{about(`{}`), ofRelation + "a direct relation must name the types"},
+		{condition(`1`), ofCondition + "a condition must be an object"},
+		{condition(`{}`), ofCondition + "a condition must have the field expression, not empty"},
+		{condition(`{"expression": 1}`), ofCondition + "expression must be text"},
+		{condition(`{"expression": "true", "name": "other"}`), ofCondition + `its field name must be "office" too`},
+		{condition(`{"expression": "true", "parameters": []}`), ofCondition + "parameters must be an object"},
+		{condition(`{"expression": "true", "metadata": {"source_info": []}}`), ofCondition + "source_info must be an object"},
+		{condition(`{"expression": "y"}`), `condition "office", line 1, column 1 of its expression: undeclared reference`},
+		{parameter(`"int"`), ofParameter + "a parameter must be an object"},
+		{parameter(`{}`), ofParameter + "a parameter must have the field type_name, not empty"},
+		{parameter(`{"type_name": 1}`), ofParameter + "type_name must be text"},
+		{parameter(`{"type_name": "TYPE_NAME_FLOAT"}`), ofParameter + `there is no type of parameters "TYPE_NAME_FLOAT"`},
+		{parameter(`{"type_name": "TYPE_NAME_LIST"}`), ofParameter + "TYPE_NAME_LIST must have one type of elements in generic_types"},
+		{parameter(`{"type_name": "TYPE_NAME_INT", "generic_types": [{"type_name": "TYPE_NAME_INT"}]}`), ofParameter + "TYPE_NAME_INT has no types of elements"},
+		{parameter(`{"type_name": "TYPE_NAME_LIST", "generic_types": {}}`), ofParameter + "generic_types must be a list"},
+		{parameter(deep(model.MaxValueDepth, elements, `{"type_name": "TYPE_NAME_INT"}`, `]}`)), ofParameter + "types of elements are nested deeper than 16"},
+		{parameter(deep(200, elements, `{"type_name": "TYPE_NAME_INT"}`, `]}`)), ofParameter + "types of elements are nested deeper than 16"},
+	} {
+		_, err := Parse(ledger.SourceJSON, []byte(tt.source), Limits{})
+		if err == nil {
+			t.Errorf("accepted: %s", tt.source)
+			continue
+		}
+		found := foundErrors(t, err)
+		if !slices.ContainsFunc(found, func(e Error) bool { return strings.HasPrefix(e.Message, tt.want) }) {
+			t.Errorf("%s: want %q; found\n%s", tt.source, tt.want, err)
+		}
+		for _, e := range found {
+			if e.Line == 0 || strings.Contains(e.Message, "first is at") {
+				t.Errorf("%s: %s", tt.source, e)
+			}
+		}
+	}
+	if _, err := Parse(ledger.SourceJSON, []byte(parameter(deep(model.MaxValueDepth-1, elements, `{"type_name": "TYPE_NAME_INT"}`, `]}`))), Limits{}); err != nil {
+		t.Errorf("the deepest type of a parameter: %s", err)
 	}
 }
 

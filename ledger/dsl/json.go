@@ -2,21 +2,27 @@ package dsl
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 
 	"github.com/grantlog/grantlog/ledger/model"
 )
 
-// maxJSONDepth is how deep the values of the JSON form may be nested: four levels for
-// a rule within a rule, and what stands around.
+// maxJSONDepth is how deep the values of the JSON form are kept: four levels for a rule
+// within a rule, and what stands around. Nothing that a model may have lies deeper, so
+// that above it there is a mistake, which can say what it is in.
 const maxJSONDepth = 16 + 4*model.MaxRuleDepth
 
 // readJSON reads the JSON form: the AuthorizationModel of OpenFGA's API. Names of
 // fields may be written as in the API or in the other style of protobuf's JSON
 // (computedUserset, computed_userset). Relations keep the order of the text. What the
 // compiled form has no place for, the id and the source files, is left out.
+//
+// A mistake says by names what it is in, beside its place: a caller of the OpenFGA API
+// never saw the text.
 func (d *draft) readJSON(text string) {
+	d.named = true
 	p := jsonReader{draft: d, text: text, dec: json.NewDecoder(strings.NewReader(text))}
 	p.dec.UseNumber()
 	root, ok := p.value(0)
@@ -45,6 +51,7 @@ const (
 	textNode
 	objectNode
 	listNode
+	deepNode // an object or a list below maxJSONDepth, of which nothing is kept
 )
 
 type field struct {
@@ -59,9 +66,13 @@ type jsonReader struct {
 	text  string
 	dec   *json.Decoder
 
-	lastAt int // where the place asked for last begins, from which the next is counted
+	within string // what is read now, as it begins the mistakes found there; "" for the model
+	lastAt int    // where the place asked for last begins, from which the next is counted
 	last   place
 }
+
+// in names what is read from now on.
+func (p *jsonReader) in(format string, args ...any) { p.within = fmt.Sprintf(format+": ", args...) }
 
 func (p *jsonReader) place(at int) place {
 	if at < p.lastAt || p.last.line == 0 {
@@ -77,7 +88,7 @@ func (p *jsonReader) place(at int) place {
 }
 
 func (p *jsonReader) fail(at int, thing, format string, args ...any) {
-	p.draft.giveUp(p.place(at), thing, format, args...)
+	p.draft.giveUp(p.place(at), thing, "%s", p.within+fmt.Sprintf(format, args...))
 }
 
 // next returns where the next token begins, after the byte at.
@@ -117,8 +128,8 @@ func (p *jsonReader) valueFrom(t json.Token, at, depth int) (*node, bool) {
 	switch t := t.(type) {
 	case json.Delim:
 		if depth > maxJSONDepth {
-			p.fail(at, "", "nested deeper than %d", maxJSONDepth)
-			return nil, false
+			n.kind = deepNode
+			return n, p.skip()
 		}
 		if t == '[' {
 			n.kind = listNode
@@ -156,6 +167,33 @@ func (p *jsonReader) valueFrom(t json.Token, at, depth int) (*node, bool) {
 	return n, true
 }
 
+// skip reads to the end of the object or list that has just begun.
+func (p *jsonReader) skip() bool {
+	for open := 1; open > 0; {
+		t, _, ok := p.token()
+		if !ok {
+			return false
+		}
+		switch t {
+		case json.Delim('['), json.Delim('{'):
+			open++
+		case json.Delim(']'), json.Delim('}'):
+			open--
+		}
+	}
+	return true
+}
+
+// text returns the text of a field of n, "" if there is none.
+func (n *node) text(name string) string {
+	for _, f := range n.fields {
+		if text, ok := f.value.(string); ok && f.name == name {
+			return text
+		}
+	}
+	return ""
+}
+
 // null reports whether n says nothing, as protobuf's JSON has it.
 func (n *node) null() bool { return n == nil || n.kind == scalarNode && n.value == nil }
 
@@ -189,7 +227,7 @@ func (p *jsonReader) object(n *node, what, known string) map[string]*node {
 	}
 	for name := range strings.FieldsSeq(known) {
 		if name, must := strings.CutSuffix(name, "!"); must && fields[name] == nil {
-			p.fail(n.at, name, "%s must have the field %s", what, name)
+			p.fail(n.at, name, "%s must have the field %s, not empty", what, name)
 		}
 	}
 	return fields
@@ -253,11 +291,20 @@ func (p *jsonReader) model(root *node) {
 	} else {
 		p.draft.schema = p.place(root.at)
 	}
-	for _, t := range p.list(m["type_definitions"], "type_definitions") {
+	p.string(m["id"], "id")
+	for i, t := range p.list(m["type_definitions"], "type_definitions") {
+		if name := t.text("type"); name != "" {
+			p.in("type %+q", name)
+		} else {
+			p.in("type_definitions[%d]", i)
+		}
 		p.typeDefinition(t)
+		p.within = ""
 	}
 	for _, f := range p.named(m["conditions"], "conditions") {
+		p.in("condition %+q", f.name)
 		p.condition(f)
+		p.within = ""
 	}
 }
 
@@ -267,12 +314,14 @@ func (p *jsonReader) typeDefinition(n *node) {
 		return
 	}
 	t := model.Type{Name: p.string(def["type"], "type")}
-	about := make(map[string]relationAbout)
+	about, within := make(map[string]relationAbout), p.within
 	if metadata := def["metadata"]; metadata != nil {
 		fields := p.object(metadata, "metadata", "relations module source_info")
-		t.Module = p.string(fields["module"], "module")
+		t.Module = p.module(fields)
 		for _, f := range p.named(fields["relations"], "relations") {
+			p.in("relation %+q of type %+q", f.name, t.Name)
 			about[f.name] = p.relationAbout(f)
+			p.within = within
 		}
 	}
 	typ := p.draft.addType(t, p.place(def["type"].at))
@@ -282,22 +331,32 @@ func (p *jsonReader) typeDefinition(n *node) {
 	for _, f := range p.named(def["relations"], "relations") {
 		r := model.Relation{Name: f.name}
 		mentions := []mention{{text: f.name, at: p.place(f.at)}}
+		p.in("relation %+q of type %+q", f.name, t.Name)
 		r.Rule = p.rule(f.node, &mentions, 0)
+		p.within = within
 		if a, ok := about[f.name]; ok {
 			if a.module != typ.Module {
 				r.Module = a.module
 			}
 			for _, k := range a.direct {
 				mentions = append(mentions, k.mentions...)
-				p.draft.addDirect(&r, k.Direct, k.mentions[0].at)
+				p.draft.addDirect(typ.Name, &r, k.Direct, k.mentions[0].at)
 			}
 			delete(about, f.name)
 		}
 		p.draft.addRelation(typ, r, mentions)
 	}
 	for name, a := range about {
-		p.fail(a.at, name, "metadata of the relation %+q, which type %+q does not have", name, typ.Name)
+		p.fail(a.at, name, "there is metadata of a relation %+q, which the type does not have", name)
 	}
+}
+
+// module returns the module of some metadata. Its file is of no use here.
+func (p *jsonReader) module(metadata map[string]*node) string {
+	if info := metadata["source_info"]; info != nil {
+		p.string(p.object(info, "source_info", "file")["file"], "file")
+	}
+	return p.string(metadata["module"], "module")
 }
 
 // A relationAbout is what the metadata of a type says of one of its relations.
@@ -315,7 +374,7 @@ type directAt struct {
 func (p *jsonReader) relationAbout(f field) relationAbout {
 	a := relationAbout{at: f.at}
 	fields := p.object(f.node, "metadata of a relation", "directly_related_user_types module source_info")
-	a.module = p.string(fields["module"], "module")
+	a.module = p.module(fields)
 	for _, n := range p.list(fields["directly_related_user_types"], "directly_related_user_types") {
 		parts := p.object(n, "a directly related user type", "type! relation wildcard condition")
 		if parts["type"] == nil {
@@ -348,7 +407,9 @@ func (p *jsonReader) rule(n *node, mentions *[]mention, depth int) model.Rule {
 		return none
 	}
 	name := func(n *node, what string, as role) string {
-		relation := p.object(n, what, "object relation!")["relation"]
+		fields := p.object(n, what, "object relation!")
+		p.string(fields["object"], "object")
+		relation := fields["relation"]
 		if relation == nil {
 			return ""
 		}
@@ -372,10 +433,13 @@ func (p *jsonReader) rule(n *node, mentions *[]mention, depth int) model.Rule {
 			if op == "intersection" {
 				rule.Op = model.Intersect
 			}
-			for _, child := range p.list(p.object(f, op, "child!")["child"], "child") {
+			for _, child := range p.list(p.object(f, op, "child")["child"], "child") {
 				rule.Children = append(rule.Children, p.rule(child, mentions, depth+1))
 			}
-			if len(rule.Children) == 1 { // one of one is itself
+			switch len(rule.Children) {
+			case 0:
+				p.fail(f.at, op, "%s must have at least one rule in the field child", op)
+			case 1: // one of one is itself
 				return rule.Children[0]
 			}
 			return rule
@@ -393,13 +457,17 @@ func (p *jsonReader) condition(f field) {
 	def := p.object(f.node, "a condition", "name expression! parameters metadata")
 	c := model.Condition{Name: f.name, Expression: p.string(def["expression"], "expression")}
 	if name := def["name"]; name != nil && p.string(name, "name") != f.name {
-		p.fail(name.at, f.name, "the condition %+q must have that name itself", f.name)
+		p.fail(name.at, f.name, "its field name must be %+q too", f.name)
 	}
 	if metadata := def["metadata"]; metadata != nil {
-		c.Module = p.string(p.object(metadata, "metadata", "module source_info")["module"], "module")
+		c.Module = p.module(p.object(metadata, "metadata", "module source_info"))
 	}
 	for _, param := range p.named(def["parameters"], "parameters") {
-		p.draft.addParam(&c, model.Param{Name: param.name, Type: p.paramType(param.node)}, p.place(param.at))
+		within := p.within
+		p.in("parameter %+q of condition %+q", param.name, f.name)
+		t := p.paramType(param.node, 1)
+		p.within = within
+		p.draft.addParam(&c, model.Param{Name: param.name, Type: t}, p.place(param.at))
 	}
 	at := f.at
 	if def["expression"] != nil {
@@ -410,8 +478,12 @@ func (p *jsonReader) condition(f field) {
 
 // paramType reads the type of a parameter. Unlike the modeling language, OpenFGA's API
 // has lists and maps whose elements are lists and maps.
-func (p *jsonReader) paramType(n *node) model.ParamType {
+func (p *jsonReader) paramType(n *node, depth int) model.ParamType {
 	none := model.ParamType{Kind: model.ParamAny}
+	if depth > model.MaxValueDepth {
+		p.fail(n.at, "", "types of elements are nested deeper than %d", model.MaxValueDepth)
+		return none
+	}
 	fields := p.object(n, "a parameter", "type_name! generic_types")
 	if fields["type_name"] == nil {
 		return none
@@ -427,7 +499,7 @@ func (p *jsonReader) paramType(n *node) model.ParamType {
 	generics := p.list(fields["generic_types"], "generic_types")
 	switch {
 	case container && len(generics) == 1:
-		elem := p.paramType(generics[0])
+		elem := p.paramType(generics[0], depth+1)
 		t.Elem = &elem
 	case container:
 		p.fail(n.at, name, "%s must have one type of elements in generic_types", name)

@@ -318,7 +318,7 @@ func (d *draft) extend(e extension) {
 func (d *draft) relationsOf(file, module string, t *model.Type, def grammar.ITypeDefContext) {
 	for _, declaration := range def.AllRelationDeclaration() {
 		name := declaration.RelationName()
-		r := ruleReader{draft: d, file: file}
+		r := ruleReader{draft: d, file: file, typ: t.Name}
 		r.relation = model.Relation{Name: name.GetText(), Module: module}
 		r.mention(name.GetText(), name.GetStart(), otherRole)
 		r.relation.Rule = r.rule(declaration.RelationDef())
@@ -330,6 +330,7 @@ func (d *draft) relationsOf(file, module string, t *model.Type, def grammar.ITyp
 type ruleReader struct {
 	draft    *draft
 	file     string
+	typ      string // the type of the relation
 	relation model.Relation
 	mentions []mention
 }
@@ -405,7 +406,7 @@ func (r *ruleReader) direct(restriction grammar.IRelationDefTypeRestrictionConte
 	if k.String() != k.Type {
 		r.mention(k.String(), name.GetStart(), otherRole)
 	}
-	r.draft.addDirect(&r.relation, k, startOf(r.file, name))
+	r.draft.addDirect(r.typ, &r.relation, k, startOf(r.file, name))
 }
 
 var paramKinds = map[string]model.ParamKind{
