@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -69,8 +71,9 @@ func (a *app) modelReadCommand() *cobra.Command {
 		Short: "Print a model of the store",
 		Long: `Prints the source of the store's newest model, or of the one with --id: as it was
 written, which of modules is one text of all files; with --form dsl as one file of the
-modeling language, without its comments, and with --form json in OpenFGA's JSON form.
-With -o json, its id and revision too.`,
+modeling language, without its comments, and with --form json in OpenFGA's JSON form;
+what was written in JSON keeps all it holds, such as source_info. With -o json, its id
+and revision too.`,
 		Example: `  grantlog model read > model.fga
   grantlog model read --form json > model.json`,
 		Args: takes(),
@@ -121,6 +124,12 @@ func inForm(s *pb.ModelSource, form string) error {
 	m, err := dsl.Parse(kind, []byte(s.GetSource()), dsl.Limits{Types: model.MaxTypes})
 	if err != nil {
 		return fmt.Errorf("this program does not understand the model: %w", err)
+	}
+	if form == "json" && kind == ledger.SourceJSON { // of which m has not all, such as source_info
+		var indented bytes.Buffer
+		err := json.Indent(&indented, bytes.TrimSpace([]byte(s.GetSource())), "", "  ")
+		s.Source = indented.String() + "\n"
+		return err
 	}
 	if form == "json" {
 		s.Kind, s.Source = pb.ModelSource_JSON, string(dsl.ToJSON(m))

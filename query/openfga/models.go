@@ -54,8 +54,8 @@ func (s *Service) WriteAuthorizationModel(ctx context.Context, req *openfgav1.Wr
 	return &openfgav1.WriteAuthorizationModelResponse{AuthorizationModelId: compiled.ID.String()}, nil
 }
 
-// modelError is the error of a model with mistakes. Their places are those of a text that
-// the caller never saw, so they are left out.
+// modelError is the error of a model with mistakes. They say by names what they are in;
+// their places are those of a text that the caller never saw, so they are left out.
 func modelError(mistakes dsl.Errors) *Error {
 	var b bytes.Buffer
 	for i, m := range mistakes {
@@ -88,15 +88,31 @@ func (s *Service) ReadAuthorizationModel(ctx context.Context, req *openfgav1.Rea
 	return &openfgav1.ReadAuthorizationModelResponse{AuthorizationModel: m}, nil
 }
 
-// modelMessage returns a model of the view's store; nil if there is none of that id.
+// modelMessage returns a model of the view's store; nil if there is none of that id. One
+// that was written as JSON is as it was written: its compiled form has no place for the
+// files that its parts come from, and makes one rule of a union of one.
 func modelMessage(v *index.View, id ledger.ID) (*openfgav1.AuthorizationModel, error) {
-	m, err := v.Model(id)
-	if err != nil || m == nil {
+	source, _, err := v.ModelSource(id)
+	if errors.Is(err, ledger.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	message := &openfgav1.AuthorizationModel{}
-	if err := protojson.Unmarshal(dsl.ToJSON(m), message); err != nil {
-		return nil, fmt.Errorf("model %s: %w", id, err)
+	// Of JSON, package dsl reads a little more than this: null for a relation, and other
+	// letters in the name of a parameter's type.
+	if source.Kind != ledger.SourceJSON || protojson.Unmarshal(source.Source, message) != nil {
+		m, err := v.Model(id)
+		if err != nil {
+			return nil, err
+		}
+		if err := protojson.Unmarshal(dsl.ToJSON(m), message); err != nil {
+			return nil, fmt.Errorf("model %s: %w", id, err)
+		}
+	}
+	for name, c := range message.Conditions {
+		c.Name = name // which a source need not repeat
 	}
 	message.Id = id.String()
 	return message, nil
