@@ -868,7 +868,7 @@ type Grant struct {
 	Condition string `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
 	// With a condition: values for its parameters, at most 64 KiB encoded. They win over
 	// those of a question's context. Integers beyond 2^53 lose digits in a Struct; give
-	// them as strings.
+	// them as strings, as which they are returned.
 	Context *structpb.Struct `protobuf:"bytes,6,opt,name=context,proto3" json:"context,omitempty"`
 	// Label of who manages the grant, at most 256 bytes.
 	Owner         string `protobuf:"bytes,7,opt,name=owner,proto3" json:"owner,omitempty"`
