@@ -255,6 +255,16 @@ func (a *Asking) Check(ctx context.Context, q Question) (answer Answer, err erro
 	return answer, err
 }
 
+// Valid returns the [*InvalidError] that [Asking.Check] has for q whatever is granted, or
+// nil; or ctx's error.
+func (a *Asking) Valid(ctx context.Context, q Question) error {
+	if err := a.known(q.Tuple); err != nil {
+		return err
+	}
+	_, err := a.scope(ctx, &q.Given, a.engine.budgets.Check)
+	return err
+}
+
 func questionOf(t tuple.Tuple) model.Question {
 	return model.Question{Object: t.Object, Relation: t.Relation, Subject: t.Subject}
 }

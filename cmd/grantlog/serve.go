@@ -30,8 +30,9 @@ func (a *app) serveCommand() *cobra.Command {
 		Long: `Runs a server: it takes commands, appends them to the log, folds the log into its
 index, and answers checks. One port speaks Connect, gRPC, gRPC-Web and JSON over
 HTTP/1.1 and HTTP/2, and has /healthz, /readyz and /metrics (Prometheus). It also
-answers the AuthZEN Authorization API 1.0, under /access/v1/ for one store and under
-/stores/ULID/access/v1/ for any.
+answers the OpenFGA API, under /stores and as the gRPC service
+openfga.v1.OpenFGAService, and the AuthZEN Authorization API 1.0, under /access/v1/ for
+one store and under /stores/ULID/access/v1/ for any.
 
 Without --nats the log is in this process, under DIR/log; it is created if DIR is new.
 With --nats it is on a NATS server or cluster, made once by "grantlog init"; any number

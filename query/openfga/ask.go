@@ -112,17 +112,20 @@ type tupleKey interface {
 	GetObject() string
 }
 
-// readTuple reads a tuple. Its error is a [*tuple.SyntaxError].
-func readTuple(k tupleKey) (t tuple.Tuple, err error) {
+// readTuple reads the tuple that stands in a field. Its error has the code, and names the
+// part.
+func readTuple(code openfgav1.ErrorCode, field string, k tupleKey) (t tuple.Tuple, err error) {
 	if t.Object, err = tuple.ParseObject(k.GetObject()); err != nil {
-		return t, err
+		return t, errorf(code, "%s.object: %s", field, syntaxText(err))
 	}
 	t.Relation = k.GetRelation()
 	if err = tuple.ValidateRelation("relation", t.Relation); err != nil {
-		return t, err
+		return t, errorf(code, "%s.relation: %s", field, syntaxText(err))
 	}
-	t.Subject, err = tuple.ParseSubject(k.GetUser())
-	return t, err
+	if t.Subject, err = tuple.ParseSubject(k.GetUser()); err != nil {
+		return t, errorf(code, "%s.user: %s", field, syntaxText(err))
+	}
+	return t, nil
 }
 
 func readObject(field, text string) (tuple.Object, error) {
@@ -141,27 +144,48 @@ func readSubject(field, text string) (tuple.Subject, error) {
 	return s, nil
 }
 
-// syntaxText says what is wrong with a part of a tuple, in the words of this API.
+// syntaxText says which rule a field breaks that is a part of a tuple, for an error of package
+// tuple.
 func syntaxText(err error) string {
-	return strings.Replace(err.Error(), "subject", "user", 1)
+	var syntax *tuple.SyntaxError
+	if !errors.As(err, &syntax) {
+		return err.Error()
+	}
+	text := fmt.Sprintf("%+q %s", syntax.Text, syntax.Rule)
+	if _, part, ok := strings.Cut(syntax.Part, "."); ok {
+		return "its " + part + " " + text
+	}
+	return text
 }
 
-func readQuestion(k *openfgav1.CheckRequestTupleKey, contextual *openfgav1.ContextualTupleKeys, values *structpb.Struct) (q query.Question, err error) {
-	if q.Tuple, err = readTuple(k); err != nil {
-		return q, invalidf("tuple_key: %s", syntaxText(err))
+// A naming is how a request names what it asks: what stands before the parts of the tuple,
+// and the list of contextual tuples.
+type naming struct{ tuple, contextual string }
+
+var (
+	asCheck     = naming{"tuple_key.", "contextual_tuples.tuple_keys"} // a check of a batch and a tree too
+	asObjects   = naming{"", "contextual_tuples.tuple_keys"}
+	asUsers     = naming{"", "contextual_tuples"}
+	asAssertion = naming{"tuple_key.", "contextual_tuples"}
+)
+
+// readQuestion reads what a check asks.
+func (n naming) readQuestion(k tupleKey, contextual []*openfgav1.TupleKey, values *structpb.Struct) (q query.Question, err error) {
+	if q.Tuple, err = readTuple(openfgav1.ErrorCode_validation_error, "tuple_key", k); err != nil {
+		return q, err
 	}
-	q.Given, err = readGiven(contextual.GetTupleKeys(), values)
+	q.Given, err = n.readGiven(contextual, values)
 	return q, err
 }
 
 // readGiven reads contextual tuples and context. A contextual tuple that stands twice
 // counts once.
-func readGiven(contextual []*openfgav1.TupleKey, values *structpb.Struct) (g query.Given, err error) {
+func (n naming) readGiven(contextual []*openfgav1.TupleKey, values *structpb.Struct) (g query.Given, err error) {
 	for i, k := range contextual {
-		field := fmt.Sprintf("contextual_tuples[%d]", i)
-		t, err := readTuple(k)
+		field := fmt.Sprintf("%s[%d]", n.contextual, i)
+		t, err := readTuple(openfgav1.ErrorCode_invalid_tuple, field, k)
 		if err != nil {
-			return g, errorf(openfgav1.ErrorCode_invalid_tuple, "%s: %s", field, syntaxText(err))
+			return g, err
 		}
 		if same := slices.IndexFunc(g.Contextual, func(c query.Contextual) bool { return c.Tuple == t }); same >= 0 {
 			if !slices.ContainsFunc(contextual[:i], func(o *openfgav1.TupleKey) bool { return proto.Equal(o, k) }) {
@@ -179,27 +203,43 @@ func readGiven(contextual []*openfgav1.TupleKey, values *structpb.Struct) (g que
 	return g, err
 }
 
-// fields gives the parts of a question the names that they have in this API.
-var fields = strings.NewReplacer("contextual[", "contextual_tuples[", "tuple.subject", "user", "tuple.", "", "subject", "user")
-
 // questionError returns why a question has no answer, as this API says it, where that
 // differs from what errorOf says.
-func questionError(err error) error {
+func (n naming) questionError(err error) error {
 	var (
 		wrong *query.InvalidError
 		cost  *dsl.CostError
 	)
 	switch {
 	case errors.As(err, &wrong):
-		code := openfgav1.ErrorCode_validation_error
-		if strings.HasPrefix(wrong.Field, "contextual[") && !strings.HasSuffix(wrong.Field, ".condition") && !strings.HasSuffix(wrong.Field, ".context") {
-			code = openfgav1.ErrorCode_invalid_tuple
-		}
-		return errorf(code, "%s: %s", fields.Replace(wrong.Field), wrong.Message)
+		field, code := n.field(wrong.Field)
+		return errorf(code, "%s: %s", field, wrong.Message)
 	case errors.As(err, &cost):
 		return invalidf("context: %s", err)
 	}
 	return err
+}
+
+// field returns what the request calls a field of a question, and the code of an error in it.
+func (n naming) field(field string) (string, openfgav1.ErrorCode) {
+	if rest, ok := strings.CutPrefix(field, "contextual"); ok {
+		index, part, _ := strings.Cut(rest, ".")
+		code := openfgav1.ErrorCode_validation_error
+		switch part {
+		case "": // the list
+			return n.contextual + index, code
+		case "context":
+			part = "condition.context"
+		case "condition":
+		default:
+			code = openfgav1.ErrorCode_invalid_tuple
+		}
+		return n.contextual + index + "." + tupleFields.Replace(part), code
+	}
+	if field == "context" {
+		return field, openfgav1.ErrorCode_validation_error
+	}
+	return n.tuple + tupleFields.Replace(field), openfgav1.ErrorCode_validation_error
 }
 
 // view opens a view of a store, which must be live; the caller closes it.

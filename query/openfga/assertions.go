@@ -56,7 +56,7 @@ func (s *Service) checkAssertions(ctx context.Context, req *openfgav1.WriteAsser
 			"assertions need fold version %d, and %d is in force; whoever runs the log activates it with \"grantlog activate\"", assertionsFold, now)}
 	}
 	for i, assertion := range req.GetAssertions() {
-		if err := a.validAssertion(assertion); err != nil {
+		if err := a.validAssertion(ctx, assertion); err != nil {
 			return store, id, within(fmt.Sprintf("assertions[%d].", i), err)
 		}
 	}
@@ -73,31 +73,12 @@ func within(prefix string, err error) error {
 }
 
 // validAssertion returns an error unless the assertion's question may be asked of the model.
-func (a *asked) validAssertion(assertion *openfgav1.Assertion) error {
-	t, err := readTuple(assertion.GetTupleKey())
-	if err != nil {
-		return invalidf("tuple_key: %s", syntaxText(err))
-	}
-	if _, ok := a.model.Relation(t.Object.Type, t.Relation); !ok {
-		return invalidf("tuple_key.relation: the model has no relation %q of a type %q", t.Relation, t.Object.Type)
-	}
-	_, known := a.model.Type(t.Subject.Type)
-	if t.Subject.Relation != "" {
-		_, known = a.model.Relation(t.Subject.Type, t.Subject.Relation)
-	}
-	if !known {
-		return invalidf("tuple_key.user: the model has no such kind of user: %s", t.Subject)
-	}
-	given, err := readGiven(assertion.GetContextualTuples(), assertion.GetContext())
+func (a *asked) validAssertion(ctx context.Context, assertion *openfgav1.Assertion) error {
+	q, err := asAssertion.readQuestion(assertion.GetTupleKey(), assertion.GetContextualTuples(), assertion.GetContext())
 	if err != nil {
 		return err
 	}
-	for i, c := range given.Contextual {
-		if err := a.model.Allows(c.Tuple, c.Condition); err != nil {
-			return errorf(openfgav1.ErrorCode_invalid_tuple, "contextual_tuples[%d]: %s", i, err)
-		}
-	}
-	return nil
+	return asAssertion.questionError(a.Valid(ctx, q))
 }
 
 // ReadAssertions returns the assertions that were last written for a model.
@@ -112,8 +93,12 @@ func (s *Service) ReadAssertions(ctx context.Context, req *openfgav1.ReadAsserti
 		return nil, err
 	}
 	var all openfgav1.Assertions
-	if err := proto.Unmarshal(kept, &all); err != nil {
-		// The native API takes any bytes.
+	err = proto.Unmarshal(kept, &all)
+	for i := 0; err == nil && i < len(all.Assertions); i++ {
+		_, err = asAssertion.readQuestion(all.Assertions[i].GetTupleKey(), all.Assertions[i].GetContextualTuples(), all.Assertions[i].GetContext())
+	}
+	if err != nil {
+		// The native API takes any bytes, among them such as no JSON can say.
 		return nil, errorf(openfgav1.ErrorCode_authorization_model_assertions_not_found, "authorization_model_id: what is kept as assertions of model %s was not written through this API", a.Model())
 	}
 	return &openfgav1.ReadAssertionsResponse{AuthorizationModelId: a.Model().String(), Assertions: all.GetAssertions()}, nil

@@ -24,7 +24,7 @@ func (s *Service) Check(ctx context.Context, req *openfgav1.CheckRequest) (*open
 }
 
 func (s *Service) check(ctx context.Context, req *openfgav1.CheckRequest) (bool, error) {
-	q, err := readQuestion(req.GetTupleKey(), req.GetContextualTuples(), req.GetContext())
+	q, err := asCheck.readQuestion(req.GetTupleKey(), req.GetContextualTuples().GetTupleKeys(), req.GetContext())
 	if err != nil {
 		return false, err
 	}
@@ -34,7 +34,7 @@ func (s *Service) check(ctx context.Context, req *openfgav1.CheckRequest) (bool,
 	}
 	defer a.close()
 	answer, err := a.Check(ctx, q)
-	return answer.Allowed, questionError(err)
+	return answer.Allowed, asCheck.questionError(err)
 }
 
 // BatchCheck answers up to 50 checks at one revision, each by its correlation id. A check
@@ -53,7 +53,7 @@ func (s *Service) BatchCheck(ctx context.Context, req *openfgav1.BatchCheckReque
 			return nil, invalidf("checks[%d].correlation_id: %q stands twice", i, id)
 		}
 		answer.Result[id] = &openfgav1.BatchCheckSingleResult{}
-		q, err := readQuestion(check.GetTupleKey(), check.GetContextualTuples(), check.GetContext())
+		q, err := asCheck.readQuestion(check.GetTupleKey(), check.GetContextualTuples().GetTupleKeys(), check.GetContext())
 		if err != nil {
 			s.cfg.Checked(false, err, 0)
 			if err := s.putError(ctx, answer.Result[id], err); err != nil {
@@ -78,7 +78,7 @@ func (s *Service) BatchCheck(ctx context.Context, req *openfgav1.BatchCheckReque
 		s.cfg.Checked(r.Allowed, r.Err, each)
 		if r.Err == nil {
 			answer.Result[ids[i]].CheckResult = &openfgav1.BatchCheckSingleResult_Allowed{Allowed: r.Allowed}
-		} else if err := s.putError(ctx, answer.Result[ids[i]], questionError(r.Err)); err != nil {
+		} else if err := s.putError(ctx, answer.Result[ids[i]], asCheck.questionError(r.Err)); err != nil {
 			return nil, err
 		}
 	}

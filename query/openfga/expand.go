@@ -15,11 +15,17 @@ import (
 // decided without the context of a question are on it, as they may count.
 func (s *Service) Expand(ctx context.Context, req *openfgav1.ExpandRequest) (answer *openfgav1.ExpandResponse, err error) {
 	defer s.listed("tree", time.Now(), &err)
-	object, err := readObject("tuple_key.object", req.GetTupleKey().GetObject())
+	key := req.GetTupleKey()
+	for _, part := range [...][2]string{{"object", key.GetObject()}, {"relation", key.GetRelation()}} {
+		if part[1] == "" {
+			return nil, errorf(openfgav1.ErrorCode_invalid_expand_input, "tuple_key.%s: must not be empty", part[0])
+		}
+	}
+	object, err := readObject("tuple_key.object", key.GetObject())
 	if err != nil {
 		return nil, err
 	}
-	given, err := readGiven(req.GetContextualTuples().GetTupleKeys(), nil)
+	given, err := asCheck.readGiven(req.GetContextualTuples().GetTupleKeys(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -28,9 +34,9 @@ func (s *Service) Expand(ctx context.Context, req *openfgav1.ExpandRequest) (ans
 		return nil, err
 	}
 	defer a.close()
-	tree, err := a.Expand(ctx, object, req.GetTupleKey().GetRelation(), 1, given)
+	tree, err := a.Expand(ctx, object, key.GetRelation(), 1, given)
 	if err != nil {
-		return nil, questionError(err)
+		return nil, asCheck.questionError(err)
 	}
 	return &openfgav1.ExpandResponse{Tree: &openfgav1.UsersetTree{Root: treeNode(tree)}}, nil
 }

@@ -3,6 +3,7 @@ package openfga
 import (
 	"context"
 	"errors"
+	"fmt"
 	"iter"
 	"time"
 
@@ -65,7 +66,7 @@ func (s *Service) listObjects(ctx context.Context, req objectsRequest, found fun
 	if q.Subject, err = readSubject("user", req.GetUser()); err != nil {
 		return err
 	}
-	if q.Given, err = readGiven(req.GetContextualTuples().GetTupleKeys(), req.GetContext()); err != nil {
+	if q.Given, err = asObjects.readGiven(req.GetContextualTuples().GetTupleKeys(), req.GetContext()); err != nil {
 		return err
 	}
 	a, err := s.ask(ctx, req)
@@ -76,8 +77,10 @@ func (s *Service) listObjects(ctx context.Context, req objectsRequest, found fun
 	if err := a.knownRelation("type", "relation", q.Type, q.Relation); err != nil {
 		return err
 	}
-	return list(ctx, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListObjects(ctx, q, "") },
-		func(i model.Item) (bool, error) { return found(q.Type + ":" + i.ID) })
+	name := func(id string) string { return q.Type + ":" + id }
+	err = list(ctx, name, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListObjects(ctx, q, "") },
+		func(i model.Item) (bool, error) { return found(name(i.ID)) })
+	return asObjects.questionError(err)
 }
 
 // listed counts a list that began then and ends with err.
@@ -85,22 +88,23 @@ func (s *Service) listed(of string, began time.Time, err *error) {
 	s.cfg.Listed(of, *err, time.Since(began))
 }
 
-// list takes the items of a list that ends at the deadline, until take returns false.
+// list takes the items of a list that ends at the deadline, until take returns false. An
+// item without an answer fails it, by its name.
 //
 // It says so to the caller if the list is not whole, or may not be.
-func list(ctx context.Context, items func(context.Context) iter.Seq2[model.Item, error], take func(model.Item) (bool, error)) error {
+func list(ctx context.Context, name func(id string) string, items func(context.Context) iter.Seq2[model.Item, error], take func(model.Item) (bool, error)) error {
 	within, cancel := context.WithTimeout(ctx, listDeadline)
 	defer cancel()
 	for i, err := range items(within) {
-		if err == nil {
-			err = i.Err
+		if err == nil && i.Err != nil {
+			err = fmt.Errorf("%s: %w", name(i.ID), i.Err)
 		}
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			ended(ctx, "deadline") // the list's own, not the caller's
 			return nil
 		}
 		if err != nil {
-			return questionError(err)
+			return err
 		}
 		more, err := take(i)
 		if err != nil {
@@ -134,7 +138,7 @@ func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest
 	if q.Object, err = readObject("object", req.GetObject().GetType()+":"+req.GetObject().GetId()); err != nil {
 		return nil, err
 	}
-	if q.Given, err = readGiven(req.GetContextualTuples(), req.GetContext()); err != nil {
+	if q.Given, err = asUsers.readGiven(req.GetContextualTuples(), req.GetContext()); err != nil {
 		return nil, err
 	}
 	a, err := s.ask(ctx, req)
@@ -157,7 +161,10 @@ func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest
 	if !a.model.CanHold(q.Object.Type, q.Relation, q.Kind) {
 		return answer, nil // by the model, nobody of the kind
 	}
-	err = list(ctx, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListSubjects(ctx, q, "") },
+	name := func(id string) string {
+		return tuple.Subject{Type: q.Kind.Type, ID: id, Relation: q.Kind.Relation}.String()
+	}
+	err = list(ctx, name, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListSubjects(ctx, q, "") },
 		func(i model.Item) (bool, error) {
 			if !i.Excluded {
 				answer.Users = append(answer.Users, userMessage(q.Kind, i.ID))
@@ -165,7 +172,7 @@ func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest
 			return len(answer.Users) < maxListed, nil
 		})
 	if err != nil {
-		return nil, err
+		return nil, asUsers.questionError(err)
 	}
 	return answer, nil
 }

@@ -41,7 +41,7 @@ type doc
     define parent: [folder]
     define owner: [user]
     define blocked: [user]
-    define viewer: [user, user:*, group#member, user with office] or owner or viewer from parent
+    define viewer: [user, user:*, group#member, user with office, group#member with office] or owner or viewer from parent
     define reader: viewer but not blocked
     define signer: owner and reader
 
@@ -290,7 +290,7 @@ func TestBatchCheck(t *testing.T) {
 // TestBadQuestions holds the code and the field of what cannot be answered.
 func TestBadQuestions(t *testing.T) {
 	w := newWorld(t)
-	w.grant(t, "user:gus viewer doc:d office")
+	w.grant(t, "user:gus viewer doc:d office", "group:eng#member viewer doc:d office")
 	contextual := func(tuples ...string) string {
 		return `"contextual_tuples":{"tuple_keys":[` + strings.Join(tuples, ",") + `]}`
 	}
@@ -308,21 +308,21 @@ func TestBadQuestions(t *testing.T) {
 		t.Errorf("a batch of 50 = %s %s", answer, message)
 	}
 	for _, tt := range []struct{ name, operation, body, code, message string }{
-		{"user without a type", "Check", `{` + check("ann", "viewer", "doc:a") + `}`, "validation_error", "tuple_key: user"},
-		{"object without an id", "Check", `{` + check("user:ann", "viewer", "doc:") + `}`, "validation_error", "tuple_key: object"},
-		{"unknown type", "Check", `{` + check("user:ann", "viewer", "page:a") + `}`, "validation_error", `object: the model has no type "page"`},
-		{"unknown type of user", "Check", `{` + check("robot:r", "viewer", "doc:a") + `}`, "validation_error", `user: the model has no type "robot"`},
-		{"unknown relation", "Check", `{` + check("user:ann", "colour", "doc:a") + `}`, "validation_error", `relation: type "doc" has no relation "colour"`},
+		{"user without a type", "Check", `{` + check("ann", "viewer", "doc:a") + `}`, "validation_error", `tuple_key.user: "ann" must be type:id`},
+		{"object without an id", "Check", `{` + check("user:ann", "viewer", "doc:") + `}`, "validation_error", `tuple_key.object: its id "" must not be empty`},
+		{"unknown type", "Check", `{` + check("user:ann", "viewer", "page:a") + `}`, "validation_error", `tuple_key.object: the model has no type "page"`},
+		{"unknown type of user", "Check", `{` + check("robot:r", "viewer", "doc:a") + `}`, "validation_error", `tuple_key.user: the model has no type "robot"`},
+		{"unknown relation", "Check", `{` + check("user:ann", "colour", "doc:a") + `}`, "validation_error", `tuple_key.relation: type "doc" has no relation "colour"`},
 		{"unknown model", "Check", `{` + ann + `,"authorization_model_id":"` + noStore + `"}`, "authorization_model_not_found", "authorization_model_id: the store has no authorization model " + noStore},
 		{"no id of a model", "Check", `{` + ann + `,"authorization_model_id":"ZZZZZZZZZZZZZZZZZZZZZZZZZZ"}`, "authorization_model_not_found", "ZZZ"},
 		{"the id of none", "Check", `{` + ann + `,"authorization_model_id":"00000000000000000000000000"}`, "authorization_model_not_found", "000"},
 		{"model id too short", "Check", `{` + ann + `,"authorization_model_id":"01"}`, "validation_error", "authorization_model_id"},
-		{"contextual tuple that the model forbids", "Check", `{` + ann + `,` + contextual(`{"user":"group:eng","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples[0].user"},
-		{"contextual tuple of no form", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"owner","object":"doc:z"}`, `{"user":"hal","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples[1]: user"},
+		{"contextual tuple that the model forbids", "Check", `{` + ann + `,` + contextual(`{"user":"group:eng","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples.tuple_keys[0].user: relation"},
+		{"contextual tuple of no form", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"owner","object":"doc:z"}`, `{"user":"hal","relation":"owner","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples.tuple_keys[1].user: "},
 		{"contextual tuple in two forms", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z"}`,
-			`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"office"}}`) + `}`, "duplicate_contextual_tuple", "contextual_tuples[1]"},
-		{"unknown condition", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"moon"}}`) + `}`, "validation_error", "contextual_tuples[0].condition"},
-		{"context of a contextual tuple", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"office","context":{"country":5}}}`) + `}`, "validation_error", "contextual_tuples[0].context"},
+			`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"office"}}`) + `}`, "duplicate_contextual_tuple", "contextual_tuples.tuple_keys[1]: "},
+		{"unknown condition", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"moon"}}`) + `}`, "validation_error", "contextual_tuples.tuple_keys[0].condition: "},
+		{"context of a contextual tuple", "Check", `{` + ann + `,` + contextual(`{"user":"user:hal","relation":"viewer","object":"doc:z","condition":{"name":"office","context":{"country":5}}}`) + `}`, "validation_error", "contextual_tuples.tuple_keys[0].condition.context: "},
 		{"too many contextual tuples", "Check", `{` + ann + `,` + contextual(many) + `}`, "validation_error", "contextual_tuples.tuple_keys: value must contain no more than 100"},
 		{"context is missing", "Check", `{` + check("user:gus", "viewer", "doc:d") + `}`, "validation_error", "allowed"},
 		{"context of a wrong type", "Check", `{` + check("user:gus", "viewer", "doc:d") + `,"context":{"country":"CH","allowed":5}}`, "validation_error", "allowed"},
@@ -335,9 +335,10 @@ func TestBadQuestions(t *testing.T) {
 
 		{"objects of an unknown type", "ListObjects", `{"type":"page","relation":"viewer","user":"user:ann"}`, "type_not_found", `type: the model has no type "page"`},
 		{"objects of an unknown relation", "ListObjects", `{"type":"doc","relation":"colour","user":"user:ann"}`, "relation_not_found", `relation: type "doc" has no relation "colour"`},
-		{"objects of no user", "ListObjects", `{"type":"doc","relation":"viewer","user":"ann"}`, "validation_error", "user: "},
-		{"objects of an unknown type of user", "ListObjects", `{"type":"doc","relation":"viewer","user":"robot:r"}`, "validation_error", "user: "},
-		{"objects without context", "ListObjects", `{"type":"doc","relation":"viewer","user":"user:gus"}`, "validation_error", "allowed"},
+		{"objects of no user", "ListObjects", `{"type":"doc","relation":"viewer","user":"ann"}`, "validation_error", `user: "ann" must be`},
+		{"objects of an unknown type of user", "ListObjects", `{"type":"doc","relation":"viewer","user":"robot:r"}`, "validation_error", `user: the model has no type "robot"`},
+		{"objects with a contextual tuple that the model forbids", "ListObjects", `{"type":"doc","relation":"viewer","user":"user:ann",` + contextual(`{"user":"user:ann","relation":"reader","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples.tuple_keys[0].relation: "},
+		{"objects without context", "ListObjects", `{"type":"doc","relation":"viewer","user":"user:gus"}`, "validation_error", `doc:d: condition "office": the context lacks allowed`},
 
 		{"users of an unknown type", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"robot"}]}`, "type_not_found", "user_filters[0].type: "},
 		{"users of an unknown relation of theirs", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"group","relation":"boss"}]}`, "relation_not_found", "user_filters[0].relation: "},
@@ -345,11 +346,19 @@ func TestBadQuestions(t *testing.T) {
 		{"users of an unknown relation", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"colour","user_filters":[{"type":"user"}]}`, "relation_not_found", "relation: "},
 		{"users of two kinds", "ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"user"},{"type":"folder"}]}`, "validation_error", "user_filters: value must contain exactly 1"},
 		{"users of no object", "ListUsers", `{"relation":"viewer","user_filters":[{"type":"user"}]}`, "validation_error", "object: value is required"},
-		{"users without context", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"user"}]}`, "validation_error", "allowed"},
+		{"users without context", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"user"}]}`, "validation_error", `user:cid: condition "office": the context lacks allowed`},
+		{"usersets without context", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"group","relation":"member"}]}`, "validation_error", `group:eng#member: condition "office": the context lacks allowed`},
+		{"users with a contextual tuple of no form", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"user"}],"contextual_tuples":[{"user":"ann","relation":"viewer","object":"doc:d"}]}`, "invalid_tuple", `contextual_tuples[0].user: "ann" must be`},
+		{"users with a contextual tuple that the model forbids", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"user"}],"contextual_tuples":[{"user":"user:ann","relation":"reader","object":"doc:d"}]}`, "invalid_tuple", "contextual_tuples[0].relation: "},
+		{"users with context of a contextual tuple", "ListUsers", `{"object":{"type":"doc","id":"d"},"relation":"viewer","user_filters":[{"type":"user"}],"contextual_tuples":[{"user":"user:hal","relation":"viewer","object":"doc:d","condition":{"name":"office","context":{"country":5}}}]}`, "validation_error", "contextual_tuples[0].condition.context: "},
 
-		{"tree of an unknown type", "Expand", `{"tuple_key":{"relation":"viewer","object":"page:a"}}`, "validation_error", "object: "},
-		{"tree of an unknown relation", "Expand", `{"tuple_key":{"relation":"colour","object":"doc:a"}}`, "validation_error", "relation: "},
+		{"tree of an unknown type", "Expand", `{"tuple_key":{"relation":"viewer","object":"page:a"}}`, "validation_error", "tuple_key.object: the model has no type"},
+		{"tree of an unknown relation", "Expand", `{"tuple_key":{"relation":"colour","object":"doc:a"}}`, "validation_error", `tuple_key.relation: type "doc" has no relation`},
 		{"tree of no object", "Expand", `{"tuple_key":{"relation":"viewer","object":"doc"}}`, "validation_error", "tuple_key.object: "},
+		{"tree without a key", "Expand", `{}`, "tuple_key_value_not_specified", "tuple_key: value is required"},
+		{"tree of nothing", "Expand", `{"tuple_key":{}}`, "invalid_expand_input", "tuple_key.object: must not be empty"},
+		{"tree without a relation", "Expand", `{"tuple_key":{"object":"doc:a","relation":""}}`, "invalid_expand_input", "tuple_key.relation: must not be empty"},
+		{"tree with a contextual tuple that the model forbids", "Expand", `{"tuple_key":{"relation":"viewer","object":"doc:a"},` + contextual(`{"user":"user:ann","relation":"reader","object":"doc:z"}`) + `}`, "invalid_tuple", "contextual_tuples.tuple_keys[0].relation: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if code, message := w.ask(t, tt.operation, tt.body); code != tt.code || !strings.Contains(message, tt.message) {

@@ -85,8 +85,8 @@ func readWrite(req *openfgav1.WriteRequest) (*write, error) {
 	at := make(map[tuple.Tuple]int)
 	add := func(k tupleKey, ch *ledger.Change) error {
 		i := len(w.changes)
-		if ch.Tuple, err = readTuple(k); err != nil {
-			return invalidf("%s: %s", w.path(i), syntaxText(err))
+		if ch.Tuple, err = readTuple(openfgav1.ErrorCode_validation_error, w.path(i), k); err != nil {
+			return err
 		}
 		if first, twice := at[ch.Tuple]; twice {
 			return errorf(openfgav1.ErrorCode_cannot_allow_duplicate_tuples_in_one_request, "%s: stands in %s too: %s", w.path(i), w.path(first), keyText(ch.Tuple))
