@@ -28,6 +28,10 @@
 // default, and the enforcement point may know better. Context is below what is stored,
 // as in the native API. A property or a part of the context that is null is not given.
 //
+// Among many evaluations, a subject, action, resource or context that an item does not
+// have is the request's. One that it has, if only as null, is as it would be alone:
+// nothing of the request's fills it in.
+//
 // Ids are escaped, see [escape]: the standard allows any text.
 //
 // # Where there is no answer
@@ -126,6 +130,16 @@ func (s *Service) Mount(mux *http.ServeMux) {
 	const known = "/.well-known/authzen-configuration"
 	mux.HandleFunc(known, s.configuration)
 	mux.HandleFunc(known+"/stores/{store}", s.configuration)
+	for _, path := range []string{"/access", "/access/", "/stores/{store}/access", "/stores/{store}/access/", known + "/"} {
+		mux.HandleFunc(path, s.nothing)
+	}
+}
+
+// nothing answers for the paths below those of the API that are none of them, so that
+// what they answer has the form of all its answers.
+func (s *Service) nothing(w http.ResponseWriter, r *http.Request) {
+	identify(w, r)
+	s.fail(w, r, &httpError{http.StatusNotFound, "this path is none of the API: /.well-known/authzen-configuration tells them"})
 }
 
 // An httpError is a fault of the request as HTTP has it.
@@ -317,7 +331,7 @@ type configuration struct {
 	Action      string `json:"search_action_endpoint"`
 }
 
-// configuration says where the API of a store is.
+// configuration says where the API of a store is, if there is the store.
 func (s *Service) configuration(w http.ResponseWriter, r *http.Request) {
 	identify(w, r)
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -329,18 +343,19 @@ func (s *Service) configuration(w http.ResponseWriter, r *http.Request) {
 	if base == "" {
 		base = "http://" + r.Host
 	}
-	if name := r.PathValue("store"); name != "" {
-		store, err := s.store(name)
-		if err == nil {
-			var v *index.View
-			if v, err = s.view(r.Context(), store, projector.Freshness{Kind: projector.Any}); err == nil {
-				v.Close()
-			}
+	name := r.PathValue("store")
+	store, err := s.store(name)
+	if err == nil {
+		var v *index.View
+		if v, err = s.view(r.Context(), store, projector.Freshness{Kind: projector.Any}); err == nil {
+			v.Close()
 		}
-		if err != nil {
-			s.fail(w, r, err)
-			return
-		}
+	}
+	if err != nil {
+		s.fail(w, r, err)
+		return
+	}
+	if name != "" {
 		base += "/stores/" + name
 	}
 	at := base + "/access/v1/"

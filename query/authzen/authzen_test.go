@@ -134,6 +134,17 @@ func TestItemErrors(t *testing.T) {
 		{object(`"action": {"name": "fly"}`, one), `action.name: type "record" has no relation "fly"`},
 		{object(`"action": {"name": "delete", "properties": {"soft": 1}}`, one), "action.properties.soft: "},
 		{object(`"action": {"name": "open"}`, `"resource": {"type": "door", "id": "1"}`), `condition "softly": the context lacks action_soft`},
+		// A key that an item has is as it would be alone: nothing of a default fills it in.
+		{object(records), "resource.id: is missing"},
+		{object(`"resource": {"id": "record-1"}`), "resource.type: is missing"},
+		{object(`"resource": {}`, `"x": 1`), "resource.type: is missing"},
+		{object(users, one), "subject.id: is missing"},
+		{object(`"subject": {"id": null, "type": "user"}`, one), "subject.id: is missing"},
+		{object(`"subject": {}`, one), "subject.type: is missing"},
+		{object(`"action": {}`, one), "action.name: is missing"},
+		{object(`"subject": null`, one), "subject: is missing"},
+		{object(`"action": null`, one), "action: is missing"},
+		{object(`"context": null`, one), ""},
 		{object(one), ""},
 	}
 	var bodies []string
@@ -167,6 +178,19 @@ func TestItemErrors(t *testing.T) {
 			t.Errorf("%s = %+v", want.body, got)
 		} else if e := got.Context.Error; e != nil && (fmt.Sprint(e.Status) != "400" || !strings.Contains(fmt.Sprint(e.Message), want.message)) {
 			t.Errorf("%s = %v %v, want 400 with %q", want.body, e.Status, e.Message, want.message)
+		}
+	}
+	// Nor does a default that is whole.
+	ask(object(alice, reads, one, `"evaluations": [`+object(records)+`, `+object(`"resource": null`)+`, {}]`))
+	if got := answer.Evaluations; len(got) != 3 || got[0].Decision || got[0].Context.Error == nil || got[1].Decision || got[1].Context.Error == nil || !got[2].Decision {
+		t.Errorf("items that lack a part of the default = %+v", got)
+	}
+	// Context is taken whole too: what an item does not say is not known.
+	opens := []string{`"action": {"name": "open"}`, `"resource": {"type": "door", "id": "1"}`, `"context": {"action_soft": true}`}
+	ask(object(alice, strings.Join(opens, ", "), `"evaluations": [{}, {"context": {"other": true}}, {"context": {}}, {"context": null}, {"context": {"action_soft": false}}]`))
+	for i, got := range answer.Evaluations {
+		if unknown := i > 0 && i < 4; got.Decision != (i == 0) || (got.Context.Error != nil) != unknown {
+			t.Errorf("item %d with context = %+v", i, got)
 		}
 	}
 	// An error ends what ends at a denial, and is no permit.
@@ -466,7 +490,23 @@ func TestConfiguration(t *testing.T) {
 	if resp, answer := n.do(t, http.MethodGet, "/.well-known/authzen-configuration/stores/01J00000000000000000000000", ""); resp.StatusCode != 404 {
 		t.Errorf("that of no store: %d %s", resp.StatusCode, answer)
 	}
+	// It says where the API is only if there it is.
+	missing := func(n *node, part string) {
+		t.Helper()
+		resp, answer := n.do(t, http.MethodGet, "/.well-known/authzen-configuration", "")
+		if resp.StatusCode != 404 || !strings.Contains(answer, part) {
+			t.Errorf("the configuration = %d %s, want 404 with %s", resp.StatusCode, answer, part)
+		}
+	}
+	second := n.store(t, fixture)
+	missing(n, "there are several stores")
+	get(n, "/.well-known/authzen-configuration/stores/"+second)
+	missing(newNode(t), "there is no store yet")
+	n = newNode(t, func(c *serve.Config) { c.AuthZENStore = ledger.NewID() })
+	n.store(t, fixture)
+	missing(n, "not found")
 	n = newNode(t, func(c *serve.Config) { c.AuthZENURL = "https://pdp.example.com/a" })
+	n.store(t, fixture)
 	if got := get(n, "/.well-known/authzen-configuration"); got != "https://pdp.example.com/a" {
 		t.Errorf("the decision point is %s", got)
 	}

@@ -108,8 +108,8 @@ func TestCertification(t *testing.T) {
 		{"properties of subjects", object(writes, stored, `"evaluations": [{`+alice+`}, {`+admin+`}]`), "[false true]"},
 		{"no defaults", object(`"evaluations": [` + object(alice, reads, one) + `, ` + object(bob, writes, one) + `]`), "[true false]"},
 		{"context of all and of one", object(alice, reads, `"context": {"time": "2025-06-27T18:03-07:00"}`, `"evaluations": [{`+one+`}, {`+one+`, "context": {"source": "batch-override"}}]`), "[true true]"},
-		{"merged names, own properties", object(alice, writes, records, `"evaluations": [{"resource": {"id": "record-1", "properties": {"status": "active"}}}, {`+stored+`}]`), "[true false]"},
-		{"properties are not merged", object(`"subject": {"type": "user", "id": "bob", "properties": {"role": "guest"}}`, writes, two, `"evaluations": [{}, {"subject": {"id": "bob"}}]`), "[false true]"},
+		{"defaults that no item takes", object(alice, writes, records, `"evaluations": [{"resource": {"type": "record", "id": "record-1", "properties": {"status": "active"}}}, {`+stored+`}]`), "[true false]"},
+		{"properties are not merged", object(`"subject": {"type": "user", "id": "bob", "properties": {"role": "guest"}}`, writes, two, `"evaluations": [{}, {`+bob+`}]`), "[false true]"},
 		{"deny on first deny", object(alice, `"options": {"evaluations_semantic": "deny_on_first_deny", "other": 1}`, reads, `"evaluations": [{`+one+`}, {`+two+`}, {`+one+`}]`), "[true false]"},
 		{"no denial", object(alice, `"options": {"evaluations_semantic": "deny_on_first_deny"}`, reads, `"evaluations": [{`+one+`}, {`+one+`}]`), "[true true]"},
 		{"permit on first permit", object(alice, `"options": {"evaluations_semantic": "permit_on_first_permit"}`, reads, `"evaluations": [{`+two+`}, {`+one+`}, {`+one+`}]`), "[false true]"},
@@ -182,7 +182,7 @@ func TestCertification(t *testing.T) {
 // TestRequestID: what a request is called, its answer is called, whatever it is.
 func TestRequestID(t *testing.T) {
 	n := newNode(t)
-	n.store(t, fixture, fixtureGrants()...)
+	store := n.store(t, fixture, fixtureGrants()...)
 	for _, tt := range []struct {
 		method, path, body string
 		status             int
@@ -192,15 +192,43 @@ func TestRequestID(t *testing.T) {
 		{http.MethodPost, "/access/v1/search/action", object(alice, one), 200},
 		{http.MethodPost, "/access/v1/evaluation", "{", 400},
 		{http.MethodGet, "/access/v1/evaluation", "", 405},
+		{http.MethodPost, "/access/v1/nope", object(alice, reads, one), 404},
+		{http.MethodPost, "/access/v1/evaluation/", object(alice, reads, one), 404},
+		{http.MethodPost, "/access/v1/search", object(alice, one), 404},
+		{http.MethodPost, "/access/v1", "", 404},
+		{http.MethodGet, "/access/v2/evaluation", "", 404},
+		{http.MethodGet, "/access", "", 404},
+		{http.MethodPost, "/stores/" + store + "/access/v1/evaluation", object(alice, reads, one), 200},
+		{http.MethodPost, "/stores/acme/access/v1/evaluation", object(alice, reads, one), 400},
+		{http.MethodPut, "/stores/" + store + "/access/v1/evaluations", "", 405},
+		{http.MethodPost, "/stores/" + store + "/access/v1/evaluations/", object(alice, reads, one), 404},
+		{http.MethodGet, "/stores/" + store + "/access/nope", "", 404},
+		{http.MethodGet, "/stores/" + store + "/access", "", 404},
 		{http.MethodGet, "/.well-known/authzen-configuration", "", 200},
+		{http.MethodGet, "/.well-known/authzen-configuration/stores/" + store, "", 200},
+		{http.MethodGet, "/.well-known/authzen-configuration/stores/" + store + "/nope", "", 404},
+		{http.MethodPost, "/.well-known/authzen-configuration/stores/" + store, "", 405},
 	} {
 		const id = `bfe9eb29 <"É">, x`
 		resp, answer := n.do(t, tt.method, tt.path, tt.body, "x-request-id", id)
 		if got := resp.Header.Get("X-Request-ID"); got != id || resp.StatusCode != tt.status {
 			t.Errorf("%s %s %s: X-Request-ID %q with status %d %s, want %q with %d", tt.method, tt.path, tt.body, got, resp.StatusCode, answer, id, tt.status)
 		}
+		if text := ""; resp.StatusCode >= 400 && json.Unmarshal([]byte(answer), &text) != nil {
+			t.Errorf("%s %s = %s, want a string of JSON", tt.method, tt.path, answer)
+		}
+		if allow := resp.Header.Get("Allow"); (allow != "") != (resp.StatusCode == 405) {
+			t.Errorf("%s %s: status %d allows %q", tt.method, tt.path, resp.StatusCode, allow)
+		}
 		if resp, _ := n.do(t, tt.method, tt.path, tt.body); resp.StatusCode != tt.status || resp.Header.Values("X-Request-ID") != nil {
 			t.Errorf("%s %s without an id: status %d, X-Request-ID %q", tt.method, tt.path, resp.StatusCode, resp.Header.Values("X-Request-ID"))
 		}
+	}
+	// The other paths of a store are the OpenFGA API's.
+	if resp, answer := n.do(t, http.MethodGet, "/stores/"+store, ""); resp.StatusCode != 200 || !strings.Contains(answer, store) {
+		t.Errorf("GET of the store: %d %s", resp.StatusCode, answer)
+	}
+	if resp, answer := n.do(t, http.MethodPost, "/stores/"+store+"/nope", ""); !strings.Contains(answer, "undefined_endpoint") {
+		t.Errorf("an unknown path of the store: %d %s", resp.StatusCode, answer)
 	}
 }

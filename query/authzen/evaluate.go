@@ -23,7 +23,7 @@ type decisionContext struct {
 
 // evaluation answers one evaluation. One without an answer is an error.
 func (s *Service) evaluation(ctx context.Context, store ledger.ID, body model.Value) (any, error) {
-	a, err := readAsked(body)
+	a, err := readAsked(body, asked{})
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +66,7 @@ var lastOf = map[string]*bool{
 // does if there are none. All together may spend what a list may. With semantics that
 // end at a decision, what comes after it is left out of the answer.
 func (s *Service) evaluations(ctx context.Context, store ledger.ID, body model.Value) (any, error) {
-	defaults, err := readAsked(body)
+	defaults, err := readAsked(body, asked{})
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +100,9 @@ func (s *Service) evaluations(ctx context.Context, store ledger.ID, body model.V
 	}
 	for i, item := range items.List {
 		var q query.Question
-		a, err := readAsked(item)
+		a, err := readAsked(item, defaults)
 		if err == nil {
-			q, err = a.or(defaults).question()
+			q, err = a.question()
 		}
 		if err != nil {
 			s.cfg.Checked(false, err, 0)

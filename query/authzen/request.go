@@ -30,17 +30,24 @@ var entityParts = map[string][]string{
 
 // An asked is what an evaluation or a search is about.
 type asked struct {
-	entities map[string]*entity // by name; what is not given is absent
+	entities map[string]*entity // by name; what is not given is absent or nil
 	context  model.Value        // a map, or null
 }
 
-// readAsked reads the parts of v that are there. All else in it does not matter.
-func readAsked(v model.Value) (a asked, err error) {
+// readAsked reads the parts of v that are there, and takes the others from defaults. A
+// part is taken whole: what v gives, if only as null, is as if there were no defaults, so
+// that nothing is asked about an entity that the caller did not name. All else in v does
+// not matter.
+func readAsked(v model.Value, defaults asked) (a asked, err error) {
 	if v.Kind != model.MapValue {
 		return a, malformed("", "an evaluation must be an object")
 	}
 	a.entities = make(map[string]*entity)
 	for name, parts := range entityParts {
+		if _, given := v.Field(name); !given {
+			a.entities[name] = defaults.entities[name]
+			continue
+		}
 		object, err := readObject(v, name, name)
 		if err != nil {
 			return a, err
@@ -63,6 +70,10 @@ func readAsked(v model.Value) (a asked, err error) {
 		}
 		a.entities[name] = e
 	}
+	if _, given := v.Field("context"); !given {
+		a.context = defaults.context
+		return a, nil
+	}
 	a.context, err = readObject(v, "context", "context")
 	return a, err
 }
@@ -74,36 +85,6 @@ func readObject(v model.Value, name, field string) (model.Value, error) {
 		return model.Value{}, malformed(field, "must be an object")
 	}
 	return object, nil
-}
-
-// or returns a with what it does not give from defaults: whole entities and the whole
-// context, and of an entity that it gives, what that is named by but not its properties.
-func (a asked) or(defaults asked) asked {
-	merged := asked{entities: make(map[string]*entity), context: a.context}
-	if merged.context.Kind == model.NullValue {
-		merged.context = defaults.context
-	}
-	for name, parts := range entityParts {
-		own, other := a.entities[name], defaults.entities[name]
-		switch {
-		case own == nil && other == nil:
-		case own == nil:
-			merged.entities[name] = other
-		case other == nil:
-			merged.entities[name] = own
-		default:
-			e := &entity{text: make(map[string]string), properties: own.properties}
-			for _, part := range parts {
-				if text, ok := own.text[part]; ok {
-					e.text[part] = text
-				} else if text, ok := other.text[part]; ok {
-					e.text[part] = text
-				}
-			}
-			merged.entities[name] = e
-		}
-	}
-	return merged
 }
 
 // text returns what a required part of an entity says.

@@ -14,24 +14,22 @@ import (
 // within the grammar of tuples, about the subject and the object of those names.
 func FuzzQuestion(f *testing.F) {
 	const whole = `{"subject": {"type": "user", "id": "a b", "properties": {"role": "admin", "x": null}}, "action": {"name": "read"}, "resource": {"type": "record", "id": "*"}, "context": {"subject_role": 1}}`
-	for _, seed := range [][2]string{{whole, `{}`}, {whole, `{"resource": {"id": "2"}, "context": {}}`}, {`{}`, whole}, {`{"subject": 1}`, `[]`}, {whole, `{"action": {"name": "a#b"}, "subject": {"type": "*", "id": ""}}`}} {
+	for _, seed := range [][2]string{{whole, `{}`}, {whole, `{"resource": {"type": "record", "id": "2"}, "context": {}}`}, {whole, `{"resource": {"id": "2"}, "subject": null, "context": null}`}, {`{}`, whole}, {`{"subject": 1}`, `[]`}, {whole, `{"action": {"name": "a#b"}, "subject": {"type": "*", "id": ""}}`}} {
 		f.Add(seed[0], seed[1])
 	}
 	f.Fuzz(func(t *testing.T, all, one string) {
-		read := func(text string) (asked, error) {
+		read := func(text string, defaults asked) (asked, error) {
 			v, err := model.ParseJSON([]byte(text))
 			if err != nil {
 				return asked{}, malformed("", "%s", err)
 			}
-			return readAsked(v)
+			return readAsked(v, defaults)
 		}
-		defaults, err := read(all)
-		var own asked
+		a, err := read(all, asked{})
 		if err == nil {
-			own, err = read(one)
+			a, err = read(one, a)
 		}
 		var q query.Question
-		a := own.or(defaults)
 		if err == nil {
 			q, err = a.question()
 		}

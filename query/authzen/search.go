@@ -73,7 +73,7 @@ var errUnnamed = errors.New("was granted under an id that this API has no text f
 
 // searchSubjects finds the subjects of a type that hold a relation on an object.
 func (s *Service) searchSubjects(ctx context.Context, store ledger.ID, body model.Value) (any, error) {
-	a, err := readAsked(body)
+	a, err := readAsked(body, asked{})
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +99,7 @@ func (s *Service) searchSubjects(ctx context.Context, store ledger.ID, body mode
 
 // searchResources finds the objects of a type on which a subject holds a relation.
 func (s *Service) searchResources(ctx context.Context, store ledger.ID, body model.Value) (any, error) {
-	a, err := readAsked(body)
+	a, err := readAsked(body, asked{})
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (s *Service) searchResources(ctx context.Context, store ledger.ID, body mod
 
 // searchActions finds the relations that a subject holds on an object.
 func (s *Service) searchActions(ctx context.Context, store ledger.ID, body model.Value) (any, error) {
-	a, err := readAsked(body)
+	a, err := readAsked(body, asked{})
 	if err != nil {
 		return nil, err
 	}
