@@ -1,8 +1,10 @@
 package files
 
 import (
+	"fmt"
 	"math"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -19,6 +21,8 @@ func TestContext(t *testing.T) {
 		}
 		return v
 	}
+	field := func(name string, v model.Value) model.Field { return model.Field{Name: name, Value: v} }
+	fields := func(all ...model.Field) model.Value { return model.Value{Kind: model.MapValue, Map: all} }
 	double := func(f float64) model.Value { return model.Value{Kind: model.DoubleValue, Double: f} }
 	for _, tt := range []struct {
 		in    string
@@ -43,6 +47,30 @@ func TestContext(t *testing.T) {
 		{"{b: 1, a: x}", model.Value{Kind: model.MapValue, Map: []model.Field{{Name: "a", Value: text("x")}, {Name: "b", Value: whole("1")}}}, ""},
 		{"{b: 1, b: 2}", model.Value{Kind: model.MapValue, Map: []model.Field{{Name: "b", Value: whole("1")}}}, `"b" stands here twice`},
 		{"{[a]: 1}", model.Value{Kind: model.MapValue}, "must be a name"},
+		{"[yes, on]", model.Value{Kind: model.ListValue, List: []model.Value{text("yes"), text("on")}}, ""},
+
+		// Own names win wherever they stand, even with null, and then those merged first.
+		{"{<<: {a: 1, b: 1}, b: x}", fields(field("a", whole("1")), field("b", text("x"))), ""},
+		{"{b: x, <<: {a: 1, b: 1}}", fields(field("a", whole("1")), field("b", text("x"))), ""},
+		{"{a: , <<: {a: 1}}", fields(field("a", model.Value{})), ""},
+		{"{<<: [{a: 1}, {a: 2, b: 2}, {b: 3, c: 3}]}", fields(field("a", whole("1")), field("b", whole("2")), field("c", whole("3"))), ""},
+		{"{<<: [{<<: {a: 1, b: 1}, b: 2}, {a: 3, b: 3}], c: 4}", fields(field("a", whole("1")), field("b", whole("2")), field("c", whole("4"))), ""},
+		{"{<<: {a: {b: 1, c: 1}}, a: {b: 2}}", fields(field("a", fields(field("b", whole("2"))))), ""},
+		{"{x: &x {a: 1}, y: &y [*x, {b: 2}], z: {<<: *y}}", fields(field("x", fields(field("a", whole("1")))),
+			field("y", model.Value{Kind: model.ListValue, List: []model.Value{fields(field("a", whole("1"))), fields(field("b", whole("2")))}}),
+			field("z", fields(field("a", whole("1")), field("b", whole("2"))))), ""},
+		{`{"<<": {a: 1}}`, fields(field("<<", fields(field("a", whole("1"))))), ""},
+		{"{<<: {}}", model.Value{Kind: model.MapValue}, ""},
+		{"{<<: {a: 1}, <<: {b: 1}}", fields(field("a", whole("1"))), `"<<" stands here twice`},
+		{"{<<: {a: 1, a: 2}}", fields(field("a", whole("1"))), `"a" stands here twice`},
+		{"{<<: {a: 1, a: 2}, a: 3}", fields(field("a", whole("3"))), `"a" stands here twice`},
+		{"{<<: 1}", model.Value{Kind: model.MapValue}, "<< must be a mapping, or a list of mappings"},
+		{"{<<: }", model.Value{Kind: model.MapValue}, "<< must be a mapping, or a list of mappings"},
+		{"{<<: [[{a: 1}]]}", model.Value{Kind: model.MapValue}, "<< must be a mapping, or a list of mappings"},
+		{"!!merge a: 1", model.Value{Kind: model.MapValue}, "must be a name"},
+		{"&x {<<: *x, a: 1}", fields(field("a", whole("1"))), "a mapping must not be merged into itself"},
+		{"{<<: &x {<<: [{b: 2}, *x], a: 1}}", fields(field("a", whole("1")), field("b", whole("2"))), "a mapping must not be merged into itself"},
+		{strings.Repeat("{<<: ", 33) + "{a: 1}" + strings.Repeat("}", 33), model.Value{Kind: model.MapValue}, "<< must be at most 32 mappings deep"},
 	} {
 		r := &reader{}
 		n := r.document([]byte(tt.in))
@@ -57,6 +85,42 @@ func TestContext(t *testing.T) {
 		if tt.wrong == "" && len(r.mistakes) > 0 || tt.wrong != "" && (len(r.mistakes) != 1 || r.mistakes[0].Message != tt.wrong) {
 			t.Errorf("mistakes of %s = %v, want %q", tt.in, r.mistakes, tt.wrong)
 		}
+	}
+}
+
+// TestTruth reads what is true and false as the command line of OpenFGA does.
+func TestTruth(t *testing.T) {
+	for in, want := range map[string]string{
+		"true": "true", "True": "true", "yes": "true", "Yes": "true", "on": "true", "y": "true", `"yes"`: "true", "!!bool true": "true",
+		"false": "false", "FALSE": "false", "no": "false", "NO": "false", "off": "false", "n": "false",
+		"": "", "null": "", "1": "", "0": "", "ja": "", "yEs": "", `"true"`: "", "!!str true": "", "[true]": "", "{a: true}": "", "2026-03-01": "",
+	} {
+		r := &reader{}
+		got := r.truth(r.document([]byte("it: " + in)).Content[1], "it")
+		switch {
+		case want == "" && (len(r.mistakes) != 1 || r.mistakes[0].Message != "it must be true or false" || got):
+			t.Errorf("truth of %s = %t with %v, want a mistake", in, got, r.mistakes)
+		case want != "" && (len(r.mistakes) > 0 || strconv.FormatBool(got) != want):
+			t.Errorf("truth of %s = %t with %v, want %s", in, got, r.mistakes, want)
+		}
+	}
+}
+
+// TestManyMerges merges a short file into a large one, which is refused in good time.
+func TestManyMerges(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("a: &m0 {k: 1")
+	for i := range 1000 {
+		fmt.Fprintf(&b, ", k%d: 1", i)
+	}
+	b.WriteString("}\n")
+	for i := 1; i < 10; i++ {
+		fmt.Fprintf(&b, "a%d: &m%d {<<: [%s]}\n", i, i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*m%d, ", i-1), 10), ", "))
+	}
+	r := &reader{}
+	r.value(r.document([]byte(b.String())), 0)
+	if !strings.Contains(r.mistakes.Error(), "there is too much in it") {
+		t.Errorf("%d values were read, and %v", r.nodes, r.mistakes)
 	}
 }
 
@@ -82,6 +146,7 @@ func FuzzStore(f *testing.F) {
 	f.Add("a: &a [*a]\nmodel: *a")
 	f.Add("tests: [{list_users: [{object: doc:a, user_filter: [{type: user}], assertions: {viewer: {users: [user:a]}}}]}]")
 	f.Add("tests: [{list_objects: [{user: user:a, type: doc, assertions: {viewer: [doc:a]}}]}]")
+	f.Add("tests: [{check: [{user: user:a, object: doc:a, context: &c {a: 1}, assertions: &a {viewer: yes}}, {user: user:b, object: doc:a, context: {<<: [*c, {b: 2}], b: 3}, assertions: {<<: *a}}]}]")
 	f.Add("null")
 	f.Add("? [a]\n: b\n<<: {}\n!!binary a: b")
 	f.Fuzz(func(t *testing.T, text string) {

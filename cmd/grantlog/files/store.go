@@ -91,7 +91,7 @@ func (a *Assertion) Question() string {
 
 // ReadStore reads a store file and the files that it names, whose names count from where
 // it stands. What is wrong is a [*dsl.Errors], in which files have the names to open
-// them by, at most 100 mistakes; a file that cannot be read is one too.
+// them by, sorted, at most [MaxMistakes]; a file that cannot be read is one too.
 func ReadStore(name string) (*Store, error) {
 	r := &reader{}
 	data, ok, done := r.read(name)
@@ -103,12 +103,17 @@ func ReadStore(name string) (*Store, error) {
 		}
 	}
 	if len(r.mistakes) > 0 {
-		slices.SortStableFunc(r.mistakes, func(a, b dsl.Error) int {
-			return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
-		})
+		Sort(r.mistakes)
 		return nil, &r.mistakes
 	}
 	return s, nil
+}
+
+// Sort sorts mistakes by their places.
+func Sort(mistakes dsl.Errors) {
+	slices.SortStableFunc(mistakes, func(a, b dsl.Error) int {
+		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
 }
 
 func (r *reader) store(n *yaml.Node, s *Store, lines []string) {
@@ -245,14 +250,18 @@ func (r *reader) given(o *oneOrMore, at *yaml.Node) {
 // asserts nothing always holds.
 func (r *reader) assertions(n, at *yaml.Node, read func(relation string, at, value *yaml.Node)) {
 	if n != nil {
-		if m, some := r.enter(n); some && m.Kind == yaml.MappingNode && len(m.Content) > 0 {
+		if m, some := r.enter(n); some && m.Kind == yaml.MappingNode {
+			none := true
 			r.each(m, func(relation string, at, value *yaml.Node) {
+				none = false
 				if err := tuple.ValidateRelation("relation", relation); err != nil {
 					r.at(at, "%v", err)
 				}
 				read(relation, at, value)
 			})
-			return
+			if !none {
+				return
+			}
 		}
 		at = n
 	}

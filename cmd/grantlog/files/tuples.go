@@ -35,7 +35,7 @@ func (r *reader) tuples(n *yaml.Node) (list []Tuple) {
 // tuple reads one. What is wrong with it is noted.
 func (r *reader) tuple(n *yaml.Node) (t Tuple, ok bool) {
 	var user, relation, object string
-	before := len(r.mistakes)
+	before := r.failed
 	at, some := r.mapping(n, "a tuple", map[string]func(*yaml.Node){
 		"user":     func(n *yaml.Node) { user = r.text(n, "user") },
 		"relation": func(n *yaml.Node) { relation = r.text(n, "relation") },
@@ -55,7 +55,7 @@ func (r *reader) tuple(n *yaml.Node) (t Tuple, ok bool) {
 	}
 	t.Place = Place{r.file, at.Line}
 	t.Tuple = r.parts(at.Line, at.Column, user, relation, object)
-	return t, len(r.mistakes) == before
+	return t, r.failed == before
 }
 
 // parts makes a tuple of its three texts.
@@ -203,7 +203,7 @@ func (r *reader) csv(data []byte) (list []Tuple) {
 			return ""
 		}
 		line, _ := c.FieldPos(0)
-		before := len(r.mistakes)
+		before := r.failed
 		user := field("user_type") + ":" + field("user_id")
 		if relation := field("user_relation"); relation != "" {
 			user += "#" + relation
@@ -223,7 +223,7 @@ func (r *reader) csv(data []byte) (list []Tuple) {
 			}
 			t.Context = v
 		}
-		if len(r.mistakes) == before {
+		if r.failed == before {
 			list = append(list, t)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"regexp"
@@ -19,25 +20,34 @@ import (
 
 // Limits of one file. Aliases make a small file a large tree: what counts is the tree.
 const (
-	maxFile     = 32 << 20 // bytes
-	maxNodes    = 1 << 20  // of its tree of YAML
-	maxChecks   = 1 << 20  // that it asserts, of each user and object
-	maxMistakes = 100      // that are told of one store file
+	maxFile   = 32 << 20 // bytes
+	maxNodes  = 1 << 20  // of its tree of YAML
+	maxMerges = 32       // mappings that are merged one into the other
+	maxChecks = 1 << 20  // that it asserts, of each user and object
 )
+
+// MaxMistakes is the most that are told of one store file.
+const MaxMistakes = 100
 
 // A reader reads YAML and notes what is wrong with it and where, so that all mistakes are
 // told at once. What is wrong reads as empty.
 type reader struct {
 	mistakes dsl.Errors
+	failed   int    // how often something was wrong
 	file     string // of what is read now
 	nodes    int    // that were read
 	checks   int    // that were asserted
 }
 
-// fail notes a mistake of the file being read.
+// fail notes a mistake of the file being read, once however often aliases lead to it.
 func (r *reader) fail(line, col int, format string, args ...any) {
-	if len(r.mistakes) < maxMistakes {
-		r.mistakes = append(r.mistakes, dsl.Error{File: r.file, Line: line, Col: col, Message: fmt.Sprintf(format, args...)})
+	r.failed++
+	if len(r.mistakes) >= MaxMistakes {
+		return
+	}
+	e := dsl.Error{File: r.file, Line: line, Col: col, Message: fmt.Sprintf(format, args...)}
+	if !slices.Contains(r.mistakes, e) {
+		r.mistakes = append(r.mistakes, e)
 	}
 }
 
@@ -113,16 +123,24 @@ func (r *reader) document(data []byte) *yaml.Node {
 // enter follows an alias, and reports whether there is anything to read: a value that is
 // left empty is as absent.
 func (r *reader) enter(n *yaml.Node) (*yaml.Node, bool) {
+	n = target(n)
+	return n, r.room(n) && n.ShortTag() != "!!null"
+}
+
+// target returns the node that an alias stands for, or one that is none.
+func target(n *yaml.Node) *yaml.Node {
 	for n.Kind == yaml.AliasNode {
 		n = n.Alias
 	}
-	if r.nodes++; r.nodes >= maxNodes {
-		if r.nodes == maxNodes {
-			r.at(n, "there is too much in it: with aliases followed, a file may hold %d values", maxNodes)
-		}
-		return n, false
+	return n
+}
+
+// room reports whether a file may hold one value more, which is then counted.
+func (r *reader) room(n *yaml.Node) bool {
+	if r.nodes++; r.nodes == maxNodes {
+		r.at(n, "there is too much in it: with aliases followed, a file may hold %d values", maxNodes)
 	}
-	return n, n.ShortTag() != "!!null"
+	return r.nodes < maxNodes
 }
 
 // mapping reads what must be a mapping with these fields, of which each may be absent.
@@ -151,22 +169,64 @@ func (r *reader) optional(n *yaml.Node, what string, fields map[string]func(*yam
 	return r.mapping(n, what, fields)
 }
 
-// each reads the names and values of a mapping node.
+// each reads the names and values of a mapping node, and then those that it has of others
+// by a merge (<<).
 func (r *reader) each(n *yaml.Node, read func(name string, at, value *yaml.Node)) {
-	seen := make(map[string]bool)
+	r.merge(n, nil, make(map[string]bool), read)
+}
+
+// merge is each of a mapping that is merged into the last of others, which is merged into
+// the one before it, and so on. A name in before was read in one that comes first, so that
+// it is not read here; those that are read here are added.
+func (r *reader) merge(n *yaml.Node, into []*yaml.Node, before map[string]bool, read func(name string, at, value *yaml.Node)) {
+	own := make(map[string]bool)
+	var from *yaml.Node
 	for i := 0; i+1 < len(n.Content); i += 2 {
-		at := n.Content[i]
-		for at.Kind == yaml.AliasNode {
-			at = at.Alias
+		at, value := n.Content[i], n.Content[i+1]
+		if len(into) > 0 && !r.room(at) {
+			return
 		}
+		name := target(at)
 		switch {
-		case at.Kind != yaml.ScalarNode || at.ShortTag() == "!!merge":
-			r.at(n.Content[i], "must be a name")
-		case seen[at.Value]:
-			r.at(n.Content[i], "%q stands here twice", at.Value)
+		case at.ShortTag() == "!!merge" && at.Value == "<<":
+			if from == nil {
+				from = value
+			} else {
+				r.at(at, "%q stands here twice", at.Value)
+			}
+		case name.Kind != yaml.ScalarNode || name.ShortTag() == "!!merge":
+			r.at(at, "must be a name")
+		case own[name.Value]:
+			r.at(at, "%q stands here twice", name.Value)
 		default:
-			seen[at.Value] = true
-			read(at.Value, n.Content[i], n.Content[i+1])
+			own[name.Value] = true
+			if !before[name.Value] {
+				read(name.Value, at, value)
+			}
+		}
+	}
+	maps.Copy(before, own)
+	if from == nil {
+		return
+	}
+	all := []*yaml.Node{from}
+	if list := target(from); list.Kind == yaml.SequenceNode {
+		all = list.Content
+	}
+	into = append(into, n)
+	for _, at := range all {
+		if !r.room(at) {
+			return
+		}
+		switch m := target(at); {
+		case m.Kind != yaml.MappingNode:
+			r.at(at, "<< must be a mapping, or a list of mappings")
+		case slices.Contains(into, m):
+			r.at(at, "a mapping must not be merged into itself")
+		case len(into) > maxMerges:
+			r.at(at, "<< must be at most %d mappings deep", maxMerges)
+		default:
+			r.merge(m, into, before, read)
 		}
 	}
 }
@@ -204,10 +264,11 @@ func (r *reader) texts(n *yaml.Node, what string, read func(at *yaml.Node, text 
 	r.sequence(n, what, func(e *yaml.Node) { read(e, r.text(e, "each of "+what)) })
 }
 
-// truth reads what must be true or false.
+// truth reads what must be true or false, or what YAML 1.1 had for them, such as yes and
+// off: where a bool is wanted, the library takes them still.
 func (r *reader) truth(n *yaml.Node, what string) (v bool) {
 	n, some := r.enter(n)
-	if !some || n.ShortTag() != "!!bool" || n.Decode(&v) != nil {
+	if !some || n.Decode(&v) != nil {
 		r.at(n, "%s must be true or false", what)
 	}
 	return v
