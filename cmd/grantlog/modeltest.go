@@ -43,15 +43,15 @@ against the evaluator that the server has, in this process. A store file holds:
     list_users     object, user_filter, context, and assertions: for each relation, the
                    users
 
-Names of files count from where the store file stands. Conditions see the context that
-a test gives, so that what depends on time is tested with the time as a parameter. A
-question that has no answer, because a parameter is missing or a relation is not in the
-model, is a failure whatever was expected. Names of fields that the format does not have
-are mistakes.
+Aliases and merges (<<) of YAML are followed. Names of files count from where the store
+file stands. Conditions see the context that a test gives, so that what depends on time is
+tested with the time as a parameter. A question that has no answer, because a parameter is
+missing or a relation is not in the model, is a failure whatever was expected. Names of
+fields that the format does not have are mistakes.
 
 What fails is told with its place, and then what all files came to. Mistakes in a file
-are one line each on the standard error, FILE:LINE:COLUMN: MESSAGE; the other files are
-still run.
+are one line each on the standard error, FILE:LINE:COLUMN: MESSAGE, at most 100; what the
+model refuses of the tuples is told if there are no others. The other files are still run.
 
 Exit status: 0 all assertions hold, 1 some fail, 2 a file could not be run, or another
 error.`,
@@ -223,10 +223,11 @@ type loaded struct {
 
 // load makes the stores that the file's tests are asked of: one with the tuples of the
 // file, where those of a test count for its questions alone, and one for each test that
-// has more tuples than a question takes. What the model refuses of the tuples is a
-// [*dsl.Errors].
+// has more tuples than a question takes. The tuples that the model refuses, of the file
+// and of all tests, are a [*dsl.Errors].
 func (b *testBench) load(s *files.Store) ([]loaded, error) {
-	shared, err := b.store(s.Model, s.Tuples)
+	var mistakes dsl.Errors
+	shared, err := b.store(s.Model, s.Tuples, &mistakes)
 	if err != nil {
 		return nil, err
 	}
@@ -234,22 +235,22 @@ func (b *testBench) load(s *files.Store) ([]loaded, error) {
 	for i, t := range s.Tests {
 		l := &places[i]
 		if len(t.Tuples) > query.MaxContextual {
-			if l.store, err = b.store(s.Model, together(s.Tuples, t.Tuples)); err != nil {
+			if l.store, err = b.store(s.Model, together(s.Tuples, t.Tuples), &mistakes); err != nil {
 				return nil, err
 			}
 			continue
 		}
 		l.store = shared
-		for rest := t.Tuples; len(rest) > 0; {
-			changes := grants(rest)
-			if err := b.decide(shared, false, changes...); err != nil {
-				return nil, refused(err, rest)
-			}
-			rest = rest[len(changes):]
+		if err := b.grant(shared, false, t.Tuples, &mistakes); err != nil {
+			return nil, err
 		}
 		for _, t := range t.Tuples {
 			l.contextual = append(l.contextual, t.Contextual)
 		}
+	}
+	if len(mistakes) > 0 {
+		files.Sort(mistakes)
+		return nil, &mistakes
 	}
 	return places, nil
 }
@@ -289,8 +290,8 @@ func grants(tuples []files.Tuple) (changes []ledger.Change) {
 	return changes
 }
 
-// store makes one store, a command at a time.
-func (b *testBench) store(m ledger.ModelSource, tuples []files.Tuple) (ledger.ID, error) {
+// store makes one store with the tuples that the model does not refuse, see grant.
+func (b *testBench) store(m ledger.ModelSource, tuples []files.Tuple, mistakes *dsl.Errors) (ledger.ID, error) {
 	id := ledger.NewID()
 	if err := b.decide(ledger.System, true, ledger.Change{Kind: ledger.CreateStore, Store: id, Name: "test", Admin: "test"}); err != nil {
 		return id, err
@@ -298,14 +299,31 @@ func (b *testBench) store(m ledger.ModelSource, tuples []files.Tuple) (ledger.ID
 	if err := b.decide(id, true, ledger.Change{Kind: ledger.WriteModel, Model: m}); err != nil {
 		return id, err
 	}
-	for len(tuples) > 0 {
+	return id, b.grant(id, true, tuples, mistakes)
+}
+
+// grant grants tuples, a command at a time, and perhaps keeps them. Each that the model
+// refuses is a mistake, and the others are granted without it, until there are as many
+// mistakes as are told.
+func (b *testBench) grant(store ledger.ID, keep bool, tuples []files.Tuple, mistakes *dsl.Errors) error {
+	for len(tuples) > 0 && len(*mistakes) < files.MaxMistakes {
 		changes := grants(tuples)
-		if err := b.decide(id, true, changes...); err != nil {
-			return id, refused(err, tuples)
-		}
+		asked := slices.Clone(tuples[:len(changes)])
 		tuples = tuples[len(changes):]
+		for len(changes) > 0 && len(*mistakes) < files.MaxMistakes {
+			err := b.decide(store, keep, changes...)
+			if err == nil {
+				break
+			}
+			i, r := refused(err)
+			if r == nil || i >= len(changes) {
+				return err
+			}
+			note(mistakes, asked[i], r)
+			changes, asked = slices.Delete(changes, i, i+1), slices.Delete(asked, i, i+1)
+		}
 	}
-	return id, nil
+	return nil
 }
 
 // decide decides a command as the fold does, and perhaps keeps what it does. If it is
@@ -342,20 +360,26 @@ func (b *testBench) decide(store ledger.ID, keep bool, changes ...ledger.Change)
 	return batch.Commit(ledger.Position{Log: ledger.UUID{1}, Seq: b.seq})
 }
 
-// refused makes a rejection the mistake of the tuple that it is about: its field begins
-// with the number of the change. Any other error stays as it is.
-func refused(err error, tuples []files.Tuple) error {
-	var r *ledger.Rejection
-	var i int
+// refused returns the rejection that an error is, and the number of the change that it is
+// about, with which its field begins; nil if it is about none.
+func refused(err error) (i int, r *ledger.Rejection) {
 	if !errors.As(err, &r) {
-		return err
+		return 0, nil
 	}
-	if _, scan := fmt.Sscanf(r.Field, "changes[%d]", &i); scan != nil || i < 0 || i >= len(tuples) {
-		return err
+	if _, err := fmt.Sscanf(r.Field, "changes[%d]", &i); err != nil || i < 0 {
+		return 0, nil
 	}
-	t := tuples[i]
-	return &dsl.Errors{{File: t.Place.File, Line: t.Place.Line,
-		Message: fmt.Sprintf("%s %s %s: %s", t.Tuple.Subject, t.Tuple.Relation, t.Tuple.Object, r.Message)}}
+	return i, r
+}
+
+// note notes the mistake that a refused tuple is: once, if several tests have it of one
+// file.
+func note(mistakes *dsl.Errors, t files.Tuple, r *ledger.Rejection) {
+	e := dsl.Error{File: t.Place.File, Line: t.Place.Line,
+		Message: fmt.Sprintf("%s %s %s: %s", t.Tuple.Subject, t.Tuple.Relation, t.Tuple.Object, r.Message)}
+	if !slices.Contains(*mistakes, e) {
+		*mistakes = append(*mistakes, e)
+	}
 }
 
 // run asks what a test asserts.

@@ -61,7 +61,7 @@ func TestModelTestSamples(t *testing.T) {
 
 // TestModelTestManyTuples runs files of more tuples than a command takes, with tests of as
 // many as a question takes and of one more: both are asked the same way, see none of the
-// others' tuples, and tell which tuple the model refuses.
+// others' tuples, and tell which tuples the model refuses, of all tests.
 func TestModelTestManyTuples(t *testing.T) {
 	file := func(shared, own int, bad string) string {
 		var b strings.Builder
@@ -88,7 +88,8 @@ func TestModelTestManyTuples(t *testing.T) {
 	}
 	name := filepath.Join(t.TempDir(), "many.fga.yaml")
 	for _, own := range []int{query.MaxContextual, query.MaxContextual + 1, ledger.MaxChanges + 1} {
-		for bad, want := range map[string]string{"": "", "      - {user: doc:0, relation: viewer, object: doc:0}\n": fmt.Sprintf("%s:%d: doc:0 viewer doc:0: ", name, 14+2500+own)} {
+		const refused = "      - {user: doc:0, relation: viewer, object: doc:0}\n"
+		for bad, want := range map[string][]int{"": nil, refused: {14 + 2500 + own, 14 + 2500 + own + own + 10}} {
 			tuples := own
 			if bad != "" {
 				tuples--
@@ -98,9 +99,39 @@ func TestModelTestManyTuples(t *testing.T) {
 			}
 			var stdout, stderr bytes.Buffer
 			status := run(t.Context(), []string{"model", "test", name}, strings.NewReader(""), &stdout, &stderr)
-			if want == "" && (status != statusYes || stderr.Len() > 0) || want != "" && (status != statusError || !strings.HasPrefix(stderr.String(), want)) {
-				t.Errorf("%d tuples of tests: status %d, want %q\n%s%s", own, status, want, &stdout, &stderr)
+			lines := strings.SplitAfter(stderr.String(), "\n")
+			if want == nil && (status != statusYes || stderr.Len() > 0) || want != nil && (status != statusError || len(lines) != len(want)+2) {
+				t.Errorf("%d tuples of tests: status %d, want mistakes in the lines %d\n%s%s", own, status, want, &stdout, &stderr)
+				continue
+			}
+			for i, line := range want {
+				if place := fmt.Sprintf("%s:%d: doc:0 viewer doc:0: ", name, line); !strings.HasPrefix(lines[i], place) {
+					t.Errorf("%d tuples of tests: %swant %s", own, lines[i], place)
+				}
 			}
 		}
+	}
+}
+
+// TestModelTestManyRefusals: of many tuples that the model refuses, the first are told.
+func TestModelTestManyRefusals(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("model: |\n  model\n    schema 1.1\n  type user\ntuples:\n")
+	for i := range 3000 {
+		fmt.Fprintf(&b, "  - {user: user:%d, relation: viewer, object: doc:%d}\n", i, i)
+	}
+	b.WriteString("tests:\n")
+	for i := range 50 {
+		fmt.Fprintf(&b, "  - tuples: [{user: user:%d, relation: editor, object: doc:0}]\n", i)
+	}
+	name := filepath.Join(t.TempDir(), "many.fga.yaml")
+	if err := os.WriteFile(name, []byte(b.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	status := run(t.Context(), []string{"model", "test", name}, strings.NewReader(""), &stdout, &stderr)
+	lines := strings.Split(stderr.String(), "\n")
+	if want := fmt.Sprintf("%s:%d: user:99 viewer doc:99: ", name, 6+99); status != statusError || len(lines) != 102 || !strings.HasPrefix(lines[99], want) {
+		t.Errorf("status %d with %d lines, want 2 with 100 mistakes, the last %s\n%s", status, len(lines), want, &stderr)
 	}
 }
