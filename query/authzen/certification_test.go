@@ -110,6 +110,8 @@ func TestCertification(t *testing.T) {
 		{"context of all and of one", object(alice, reads, `"context": {"time": "2025-06-27T18:03-07:00"}`, `"evaluations": [{`+one+`}, {`+one+`, "context": {"source": "batch-override"}}]`), "[true true]"},
 		{"defaults that no item takes", object(alice, writes, records, `"evaluations": [{"resource": {"type": "record", "id": "record-1", "properties": {"status": "active"}}}, {`+stored+`}]`), "[true false]"},
 		{"properties are not merged", object(`"subject": {"type": "user", "id": "bob", "properties": {"role": "guest"}}`, writes, two, `"evaluations": [{}, {`+bob+`}]`), "[false true]"},
+		{"a type of all, ids of each", object(alice, writes, records, `"evaluations": [{"resource": {"id": "record-1", "properties": {"status": "active"}}}, {`+stored+`}]`), "[true false]"},
+		{"an id of another subject", object(`"subject": {"type": "user", "id": "bob", "properties": {"role": "guest"}}`, writes, two, `"evaluations": [{}, {"subject": {"id": "bob"}}]`), "[false true]"},
 		{"deny on first deny", object(alice, `"options": {"evaluations_semantic": "deny_on_first_deny", "other": 1}`, reads, `"evaluations": [{`+one+`}, {`+two+`}, {`+one+`}]`), "[true false]"},
 		{"no denial", object(alice, `"options": {"evaluations_semantic": "deny_on_first_deny"}`, reads, `"evaluations": [{`+one+`}, {`+one+`}]`), "[true true]"},
 		{"permit on first permit", object(alice, `"options": {"evaluations_semantic": "permit_on_first_permit"}`, reads, `"evaluations": [{`+two+`}, {`+one+`}, {`+one+`}]`), "[false true]"},

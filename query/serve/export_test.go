@@ -80,18 +80,34 @@ func TestExport(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The log time of an entry, and so many nanoseconds.
+	v, err := n.projector.Index().View(id, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	time := func(rev ledger.Revision) int64 {
+		at, err := v.TimeOf(rev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	// The log time of an entry, and so many nanoseconds; and the first and the last of the
+	// entries whose time that is, as those of one message have the same.
 	at := func(rev ledger.Revision, more int64) *timestamppb.Timestamp {
-		v, err := n.projector.Index().View(id, rev)
-		if err != nil {
-			t.Fatal(err)
+		return &timestamppb.Timestamp{Seconds: (time(rev) + more) / 1e9, Nanos: int32((time(rev) + more) % 1e9)}
+	}
+	first := func(rev ledger.Revision) ledger.Revision {
+		for rev > 1 && time(rev-1) == time(rev) {
+			rev--
 		}
-		defer v.Close()
-		now, err := v.TimeOf(rev)
-		if err != nil {
-			t.Fatal(err)
+		return rev
+	}
+	last := func(rev ledger.Revision) ledger.Revision {
+		for rev < v.Revision() && time(rev+1) == time(rev) {
+			rev++
 		}
-		return timestamppb.New(time.Unix(0, now+more))
+		return rev
 	}
 	for _, tt := range []struct {
 		name        string
@@ -103,9 +119,9 @@ func TestExport(t *testing.T) {
 		{"an end", &pb.ExportRequest{Store: store, From: 5}, 5, 121},
 		{"a range", &pb.ExportRequest{Store: store, From: 2, To: 4}, 2, 4},
 		{"one entry", &pb.ExportRequest{Store: store, From: 121, To: 121}, 121, 121},
-		{"since a time", &pb.ExportRequest{Store: store, FromTime: at(5, 0)}, 5, 121},
-		{"until a time", &pb.ExportRequest{Store: store, ToTime: at(100, 0)}, 1, 100},
-		{"between the times of entries", &pb.ExportRequest{Store: store, FromTime: at(2, 1), ToTime: at(5, -1)}, 3, 4},
+		{"since a time", &pb.ExportRequest{Store: store, FromTime: at(50, 0)}, first(50), 121},
+		{"until a time", &pb.ExportRequest{Store: store, ToTime: at(100, 0)}, 1, last(100)},
+		{"between the times of entries", &pb.ExportRequest{Store: store, FromTime: at(50, 1), ToTime: at(100, -1)}, last(50) + 1, first(100) - 1},
 		{"since before the store", &pb.ExportRequest{Store: store, FromTime: &timestamppb.Timestamp{Seconds: 1}, To: 3}, 1, 3},
 		{"a deleted store", &pb.ExportRequest{Store: deleted}, 1, 2},
 		{"system", &pb.ExportRequest{Store: "system"}, 1, 3},
