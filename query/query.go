@@ -72,6 +72,26 @@ func invalid(field, format string, args ...any) error {
 // ErrNoModel is returned for a store without a model, where no question has an answer.
 var ErrNoModel = errors.New("the store has no model yet; write one first")
 
+// NoModel returns nil if a store has a model at the view. If not it returns an [ErrNoModel],
+// which says so if it has got one since.
+func NoModel(v *index.View) error {
+	switch first := v.FirstModel(); {
+	case first == 0:
+		return ErrNoModel
+	case first > v.Revision():
+		return &noModelError{v.Revision(), first}
+	}
+	return nil
+}
+
+// A noModelError is an [ErrNoModel] of a moment of the past.
+type noModelError struct{ at, first ledger.Revision }
+
+func (e *noModelError) Error() string {
+	return fmt.Sprintf("the store had no model at revision %d; its first came at revision %d", e.at, e.first)
+}
+func (e *noModelError) Unwrap() error { return ErrNoModel }
+
 // Budgets are what requests may spend. A field that is zero is the default's.
 type Budgets struct {
 	// Check is of one question; by default [model.DefaultBudget].
@@ -146,7 +166,7 @@ func (e *Engine) Ask(v *index.View, id ledger.ID, now int64) (*Asking, error) {
 	case err != nil:
 		return nil, err
 	case m == nil && id.IsZero():
-		return nil, ErrNoModel
+		return nil, NoModel(v)
 	case m == nil:
 		return nil, fmt.Errorf("model %s of store %s: %w", id, v.Store(), ledger.ErrNotFound)
 	}

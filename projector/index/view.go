@@ -447,6 +447,15 @@ func (v *View) ModelRevision() ledger.Revision {
 	return 0
 }
 
+// FirstModel returns the revision that wrote the first model of the head, 0 if it has none.
+// It may be after the view's.
+func (v *View) FirstModel() ledger.Revision {
+	if len(v.head.models) == 0 {
+		return 0
+	}
+	return v.head.models[0].Revision
+}
+
 // Model returns the model of that id, or the newest for the zero id, as of the view's
 // revision; nil if there is none. A model is decoded once and shared.
 func (v *View) Model(id ledger.ID) (*model.Model, error) {

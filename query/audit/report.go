@@ -202,7 +202,7 @@ func (m *Moment) slow() error {
 // unless it is "".
 func (m *Moment) known(field, typ, relation string) error {
 	if m.model == nil {
-		return query.ErrNoModel
+		return query.NoModel(m.view)
 	}
 	if _, ok := m.model.Type(typ); !ok {
 		return &query.InvalidError{Field: field, Message: fmt.Sprintf("the model has no type %+q", typ)}

@@ -12,6 +12,7 @@ import (
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/projector/index"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query"
 )
 
 // assertionsFold is the fold version that knows assertions.
@@ -355,7 +356,7 @@ func (s *Server) readModel(ctx context.Context, req *pb.ReadModelRequest) (*pb.R
 	}
 	defer v.Close()
 	if id.IsZero() && v.NewestModel().IsZero() {
-		return nil, &fieldError{"model", fmt.Errorf("store %s has no model yet: %w", store, ledger.ErrNotFound)}
+		return nil, &fieldError{"model", fmt.Errorf("%w: %s", ledger.ErrNotFound, query.NoModel(v))}
 	}
 	source, rev, err := v.ModelSource(id)
 	if errors.Is(err, ledger.ErrNotFound) {

@@ -129,6 +129,8 @@ func TestModels(t *testing.T) {
 	}
 	_, err = n.ReadModel(ctx, &pb.ReadModelRequest{Store: store, Model: ledger.NewID().String()})
 	wantRejection(t, err, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "model", "not found")
+	_, err = n.ReadModel(ctx, &pb.ReadModelRequest{Store: store, Freshness: atRevision(1)})
+	wantRejection(t, err, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "model", "the store had no model at revision 1; its first came at revision 2")
 
 	page, err := n.ListModels(ctx, &pb.ListModelsRequest{Store: store, PageSize: 1})
 	if err != nil || len(page.Models) != 1 || page.Models[0].Id != own || page.NextPageToken == "" {
