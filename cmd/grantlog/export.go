@@ -34,7 +34,9 @@ Both take a revision, a time, or a date (its beginning in UTC).
 
 The file gets its name when it is whole, checked and on disk; if anything fails, the
 disk is full, or on Ctrl-C, there is no file. It says who may do what and who decided
-it, so only you can read it. It is not compressed, and compresses well.`,
+it, so only you can read it. It is not compressed, and compresses well.
+
+Exit status: 0 exported, 1 what the server sent does not verify, 2 an error.`,
 		Example: `  grantlog audit export --store acme acme.bundle
   grantlog audit export --store acme --from 2026-07-01 --to 2026-10-01 acme-q3.bundle
   grantlog audit export --store acme --key auditor.pub acme.bundle --force`,
@@ -103,14 +105,15 @@ func (a *app) export(ctx context.Context, q *pb.ExportRequest, file, key string,
 			return err
 		}
 		r, err := audit.Verify(ctx, f, o)
-		var fault *audit.BundleError
-		if errors.As(err, &fault) {
-			return fmt.Errorf("what the server sent does not verify, and is not kept: %w", err)
-		}
 		report.BundleReport = bundleReport(&r)
 		return err
 	})
-	if err != nil {
+	var fault *audit.BundleError
+	switch {
+	case errors.As(err, &fault):
+		p.end()
+		return a.verdict(fmt.Errorf("%w: %w; what the server sent is not kept", seal.ErrUnverified, fault))
+	case err != nil:
 		return err
 	}
 	p.end()
