@@ -79,7 +79,7 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 			return nil, err
 		}
 	case Latest:
-		if err := p.latest(ctx); err != nil {
+		if _, err := p.latest(ctx); err != nil {
 			return nil, err
 		}
 	case AtRevision:
@@ -87,7 +87,7 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 			return nil, fmt.Errorf("revision 0 of store %s is %w", store, ErrBefore)
 		}
 		if h, ok := p.index.Head(store); ok && rev > h.Revision {
-			if err := p.latest(ctx); err != nil {
+			if _, err := p.latest(ctx); err != nil {
 				return nil, err
 			}
 			if h, _ = p.index.Head(store); rev > h.Revision {
@@ -114,6 +114,32 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 	return answering(v)
 }
 
+// Newest returns a view of everything acknowledged before the call, and the log's time
+// then: that of a message stored after the call, and not before the view's revision. A
+// later revision does not get an earlier log time, as long as the broker's clock does not
+// run back. The caller closes the view; errors are those of View for [Latest].
+func (p *Projector) Newest(ctx context.Context, store ledger.ID) (*index.View, int64, error) {
+	if err := p.Quarantine(); err != nil {
+		return nil, 0, err
+	}
+	seq, err := p.latest(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	m, err := p.cfg.Log.At(ctx, seq)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: the log's time: %w", ledger.ErrUnavailable, err)
+	}
+	v, err := p.index.View(store, 0)
+	if err != nil {
+		return nil, 0, err
+	}
+	if v, err = answering(v); err != nil {
+		return nil, 0, err
+	}
+	return v, max(m.Time, v.Head().Time), nil
+}
+
 // viewAt is View of AtTime, for a time that is not in the future.
 func (p *Projector) viewAt(ctx context.Context, store ledger.ID, at int64) (*index.View, error) {
 	v, err := p.index.ViewAt(store, at)
@@ -122,7 +148,7 @@ func (p *Projector) viewAt(ctx context.Context, store ledger.ID, at int64) (*ind
 		if err == nil {
 			v.Close()
 		}
-		if err := p.latest(ctx); err != nil {
+		if _, err := p.latest(ctx); err != nil {
 			return nil, err
 		}
 		v, err = p.index.ViewAt(store, at)
@@ -160,13 +186,14 @@ func (p *Projector) Await(ctx context.Context, store ledger.ID, rev ledger.Revis
 	})
 }
 
-// latest waits until everything that was in the log when it was called is folded.
-func (p *Projector) latest(ctx context.Context) error {
+// latest waits until everything that was in the log when it was called is folded, and
+// returns the sequence of a message that was stored then.
+func (p *Projector) latest(ctx context.Context) (uint64, error) {
 	seq, err := p.askLog(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	return p.waitFor(ctx, fmt.Sprintf("sequence %d is not folded here yet (at %d)", seq, p.applied.Load()),
+	return seq, p.waitFor(ctx, fmt.Sprintf("sequence %d is not folded here yet (at %d)", seq, p.applied.Load()),
 		func() bool { return p.applied.Load() >= seq })
 }
 

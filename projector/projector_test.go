@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -252,6 +253,43 @@ func TestBehind(t *testing.T) {
 	if live, err := r.holds(store, Freshness{Kind: Latest}, "plan", "ann"); !live || err != nil {
 		t.Errorf("View of the latest once the log delivers = %v, %v", live, err)
 	}
+}
+
+// TestNewest holds that the time beside a view is the log's, at which nothing was in the log
+// that the view lacks.
+func TestNewest(t *testing.T) {
+	b := ledgertest.NewBroker()
+	const begin = int64(1_600_000_000_000_000_000)
+	var clock atomic.Int64
+	clock.Store(begin)
+	b.SetClock(clock.Load)
+	r := start(t, b, t.TempDir(), func(c *Config) { c.Now = func() time.Time { return time.Unix(0, begin-int64(time.Minute)) } })
+	store := r.newStore()
+	newest := func() (ledger.Revision, int64, error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 500*time.Millisecond)
+		defer cancel()
+		v, at, err := r.Newest(ctx, store)
+		if err != nil {
+			return 0, 0, err
+		}
+		defer v.Close()
+		return v.Revision(), at, nil
+	}
+	d := r.submit(grant(t, store, "plan", "ann"))
+	for _, tt := range []struct{ clock, want int64 }{
+		{begin + 5, begin + 5},
+		{begin - 5, begin}, // it has run back, and no log time of the store does
+	} {
+		clock.Store(tt.clock)
+		if rev, at, err := newest(); rev != d.Revision || at != tt.want || err != nil {
+			t.Errorf("Newest with the clock at %d = %d at %d, %v, want %d at %d", tt.clock, rev, at, err, d.Revision, tt.want)
+		}
+	}
+	b.PauseReads()
+	if _, _, err := newest(); !errors.Is(err, ledger.ErrUnavailable) {
+		t.Errorf("Newest of a replica that lags = %v, want ErrUnavailable", err)
+	}
+	b.ResumeReads()
 }
 
 func TestFuture(t *testing.T) {

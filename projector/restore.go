@@ -23,7 +23,7 @@ const restoreRetry = 20 * time.Second
 // Errors are [ledger.ErrUnavailable], [ledger.ErrRefused] and [ledger.ErrQuarantined];
 // after each it is safe to try again.
 func (p *Projector) Activate(ctx context.Context, version uint64, actor, reason, ticket string) error {
-	if err := p.latest(ctx); err != nil {
+	if _, err := p.latest(ctx); err != nil {
 		return err
 	}
 	if p.Fold() >= version {

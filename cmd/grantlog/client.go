@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
@@ -20,7 +21,8 @@ import (
 // A client asks one server.
 type client struct {
 	base        string
-	interrupted func() bool // whether the command was, by Ctrl-C
+	interrupted func() bool   // whether the command was, by Ctrl-C
+	patience    time.Duration // for a report to begin; 0 for ever
 	ledger      grantlogv1connect.LedgerServiceClient
 	permissions grantlogv1connect.PermissionServiceClient
 	stores      grantlogv1connect.StoreServiceClient
@@ -49,6 +51,7 @@ func (a *app) client() (*client, error) {
 	}
 	c := newClient(a.server)
 	c.interrupted = a.interrupted
+	c.patience = a.timeout
 	return c, nil
 }
 
@@ -57,7 +60,12 @@ func (a *app) patience(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(ctx, a.timeout)
 }
 
-// plain returns an error of a request as a person reads it.
+// A refusedError is that the server refuses a request, and the field that is why.
+type refusedError struct{ field, text string }
+
+func (e *refusedError) Error() string { return e.text }
+
+// plain returns an error of a request as a person reads it, an [*refusedError] if it is one.
 func (c *client) plain(err error) error {
 	var failed *connect.Error
 	if !errors.As(err, &failed) {
@@ -70,6 +78,9 @@ func (c *client) plain(err error) error {
 					return fmt.Errorf("the answer was lost and the command may be in the log: run it again with --id %s (%s)", lost.GetId(), failed.Message())
 				}
 			}
+		}
+		if r := rejection(err); r != nil {
+			return &refusedError{r.GetField(), fmt.Sprintf("%s: %s", failed.Code(), failed.Message())}
 		}
 		return fmt.Errorf("%s: %s", failed.Code(), failed.Message())
 	}

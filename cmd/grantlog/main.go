@@ -117,7 +117,7 @@ Exit status: 0 done, or yes; 1 the answer is no (denied, rejected, not ready); 2
 	flags.StringVar(&a.server, "server", envOr("GRANTLOG_SERVER", "http://127.0.0.1:8080"), "`URL` of the server to ask [GRANTLOG_SERVER]")
 	flags.StringVar(&a.store, "store", os.Getenv("GRANTLOG_STORE"), "the store to ask about, its `ID` or name [GRANTLOG_STORE]")
 	flags.StringVarP(&a.output, "output", "o", "table", "`format` of answers: table, or json (one object a line)")
-	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer, a `span`; replay, history, reports, export, restore and streamed lists take as long as they do")
+	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long to wait for an answer, a `span`; replay, history, reports, recheck, export, restore and streamed lists take as long as they do")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, cmd.CommandPath())
 	})

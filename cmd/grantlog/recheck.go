@@ -35,14 +35,22 @@ changed it since: whoever alters a row can compute it again. So this command
   1  computes the number of rows and their SHA-256 again;
   2  verifies the checkpoint that the report stands on, if it has one, with --key or else
      the key in the file, and that its tree begins with the root of the report;
-  3  asks the server the same query, at the revision and the moment of the report, and
-     compares every line: the root, the model and the query too, all but the store's
-     name and the checkpoint, which may be newer by now.
+  3  asks the server the same query, at the revision and the moment of the report. The
+     server refuses unless the query leads there: to that very revision and moment, if
+     it names one of the past; if it does not, the revision must have been the newest of
+     the store at that moment;
+  4  compares every line of the file with what the server reports: the name, the model,
+     the query and the root too.
+
+The checkpoint is not the server's, which may be newer by now: it and what the file says
+about it must be what 2 shows. Who saved the report alone knows whether --key was given.
 
 The first line that differs is told. Without --key, or without a checkpoint, the report is
-as true as the server that is asked.
+as true as the server that is asked. A report of a time so near its making that the
+broker's clock, behind the server's or run back, gave a later entry an earlier time is not
+the same any more.
 
-Exit status: 0 the same, 1 not the same, 2 error.`,
+Exit status: 0 the same, 1 not the same, or the server's report does not verify, 2 error.`,
 		Example: `  grantlog audit access --object doc:plan --format csv --out plan.csv
   grantlog audit recheck plan.csv --key auditors.pub`,
 		Args: takes("FILE"),
@@ -85,7 +93,7 @@ func (a *app) recheck(ctx context.Context, file string, pinned seal.Key) error {
 	err = a.recheckFile(ctx, f, pinned, &report)
 	report.Same = err == nil
 	if err != nil && !errors.Is(err, errAltered) {
-		return fmt.Errorf("%s: %w", file, err)
+		return a.verdict(fmt.Errorf("%s: %w", file, err))
 	}
 	if err != nil {
 		report.Problem = err.Error()
@@ -113,14 +121,18 @@ func (a *app) recheckFile(ctx context.Context, f *os.File, pinned seal.Key, repo
 	if s.header.Checkpoint == "" && !pinned.IsZero() {
 		return altered("it stands on no checkpoint, so --key has nothing to verify")
 	}
-	if report.Checkpoint, err = vouchedFor(s.header, pinned); err != nil {
+	v, err := vouchFor(s.header, pinned)
+	if err != nil {
 		return altered("%s", err)
 	}
-	switch verified, _, _ := strings.Cut(report.Checkpoint, "; "); {
-	case s.header.Checkpoint == "":
+	if err := s.saysOf(v); err != nil {
+		return err
+	}
+	switch report.Checkpoint = v.text(); {
+	case v.note == "":
 		report.Checkpoint = "none: the report is as true as this server"
 	case pinned.IsZero():
-		report.Checkpoint = fmt.Sprintf("%s by the key in the file, %s: give the one you know as --key", verified, s.header.Key)
+		report.Checkpoint = fmt.Sprintf("of revision %d, verified by the key in the file, %s: give the one you know as --key", v.checkpoint.Size, v.key)
 	}
 	q := &pb.ReportRequest{}
 	if err := protojson.Unmarshal([]byte(s.header.Query), q); err != nil {
@@ -137,26 +149,32 @@ func (a *app) recheckFile(ctx context.Context, f *os.File, pinned seal.Key, repo
 	if err != nil {
 		return err
 	}
-	ctx, cancel := a.patience(ctx)
-	defer cancel()
 	p := newProgress(a.stderr)
 	defer p.end()
 	against := &comparer{file: bufio.NewReader(f)}
-	if _, err := c.report(ctx, q, seal.Key{}, &asSaved{newReportWriter(s.format, against), s}, p); err != nil {
+	_, err = c.report(ctx, q, seal.Key{}, &asSaved{newReportWriter(s.format, against), s, v}, p)
+	var refused *refusedError
+	switch {
+	case errors.As(err, &refused) && refused.field != "store": // which may be another server's
+		return altered("the server does not report it again: %s", err)
+	case err != nil:
 		return err
 	}
 	return against.end()
 }
 
-// asSaved writes a report with the checkpoint and the store's name of one that was saved.
+// asSaved writes a report with the checkpoint of one that was saved, which was verified.
 type asSaved struct {
 	reportWriter
 	saved *saved
+	vouch *vouch
 }
 
 func (w *asSaved) header(h *pb.ReportHeader, _ string) error {
-	was := w.saved.header
-	h.StoreName, h.Checkpoint, h.Key, h.ConsistencyProof = was.StoreName, was.Checkpoint, was.Key, was.ConsistencyProof
+	h.Checkpoint, h.Key, h.ConsistencyProof = "", "", nil
+	if w.vouch.note != "" {
+		h.Checkpoint, h.Key, h.ConsistencyProof = w.vouch.note, w.vouch.key.String(), w.saved.header.ConsistencyProof
+	}
 	return w.reportWriter.header(h, w.saved.vouched)
 }
 
@@ -227,6 +245,17 @@ type saved struct {
 	vouched string // of CSV: what was said about the checkpoint
 	rows    uint64
 	sum     string // SHA-256 of the rows, in hex
+}
+
+// saysOf returns [errAltered] unless a CSV says of its checkpoint what that shows. Whether
+// the key was given when it was saved is known to no one else.
+func (s *saved) saysOf(v *vouch) error {
+	named, given := *v, *v
+	named.pinned, given.pinned = false, true
+	if s.format == "csv" && s.vouched != named.text() && s.vouched != given.text() {
+		return altered("it says of its checkpoint\n  %s\nand the one in it shows\n  %s", shown([]byte(s.vouched)), named.text())
+	}
+	return nil
 }
 
 // readSaved reads a report that was saved, and holds its rows against its end. Errors:

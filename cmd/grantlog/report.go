@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
+	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/seal"
 	"github.com/grantlog/grantlog/ledger/tuple"
@@ -32,6 +34,11 @@ The hash shows that a report is whole as it was sent, not that nobody changed it
 The SHA-256 is that of the rows as CSV, whatever the format. Of a CSV file it is
   grep -v '^#' FILE | tail -n +2 | sha256sum
 Cells are exact, also those that a spreadsheet takes for a formula: import them as text.
+
+A report as of now is of everything that was in the log when it was asked for, and its
+moment is the log's time then.
+
+Exit status: 0 reported, 1 what the server sent does not verify, 2 an error.
 
 ` + momentForms
 
@@ -244,7 +251,7 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 	}
 	switch {
 	case err != nil:
-		return err
+		return a.verdict(err)
 	case r.out != "" && !a.json():
 		_, err = fmt.Fprintf(a.stdout, "wrote %s: %s\n", r.out, endText(end))
 	case end.GetUndecided() > 0 && (r.format == "csv" || r.format == "jsonl"): // a table says it itself
@@ -254,11 +261,26 @@ func (a *app) report(ctx context.Context, r *reporting, q *pb.ReportRequest) err
 }
 
 // report receives a report, checks it, and hands it on. What it hands on is all of it, and
-// as the server sent it, exactly if it returns nil.
+// as the server sent it, exactly if it returns nil. It takes as long as it does once its
+// header is there.
 func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Key, w reportWriter, p *progress) (*pb.ReportEnd, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	begun := func() {}
+	if c.patience > 0 {
+		late := time.AfterFunc(c.patience, func() { stop(context.DeadlineExceeded) })
+		begun = func() { late.Stop() }
+	}
+	defer begun()
+	failed := func(err error) error {
+		if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+			err = connect.NewError(connect.CodeDeadlineExceeded, context.DeadlineExceeded)
+		}
+		return c.plain(err)
+	}
 	stream, err := c.audit.Report(ctx, q)
 	if err != nil {
-		return nil, c.plain(err)
+		return nil, failed(err)
 	}
 	defer stream.Close()
 	var digest audit.Digest
@@ -269,10 +291,11 @@ func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Ke
 			if header != nil {
 				return nil, errors.New("the report has two headers")
 			}
+			begun()
 			header = part.Header
-			vouched, err := vouchedFor(header, pinned)
+			v, err := vouchFor(header, pinned)
 			if err == nil {
-				err = w.header(header, vouched)
+				err = w.header(header, v.text())
 			}
 			if err != nil {
 				return nil, err
@@ -297,41 +320,50 @@ func (c *client) report(ctx context.Context, q *pb.ReportRequest, pinned seal.Ke
 		case *pb.ReportResponse_End:
 			sum := digest.Sum()
 			if header == nil || part.End.GetRows() != digest.Rows || string(part.End.GetSha256()) != string(sum[:]) {
-				return nil, fmt.Errorf("the report is not what the server made: %d rows with SHA-256 %x came, of %d with SHA-256 %x", digest.Rows, sum, part.End.GetRows(), part.End.GetSha256())
+				return nil, fmt.Errorf("%w: the report is not what the server made: %d rows with SHA-256 %x came, of %d with SHA-256 %x", seal.ErrUnverified, digest.Rows, sum, part.End.GetRows(), part.End.GetSha256())
 			}
 			return part.End, w.end(part.End)
 		}
 	}
-	if err := stream.Err(); err != nil {
-		return nil, fmt.Errorf("%w; the report is not complete", c.plain(err))
+	if err := stream.Err(); err != nil && header == nil {
+		return nil, failed(err)
+	} else if err != nil {
+		return nil, fmt.Errorf("%w; the report is not complete", failed(err))
 	}
 	return nil, errors.New("the report ended before it was complete")
 }
 
-// vouchedFor verifies what a report stands on, and says what that is: the signature of the
-// checkpoint, and that its tree begins with the one reported of.
-func vouchedFor(h *pb.ReportHeader, pinned seal.Key) (string, error) {
-	v := &vouch{}
+// vouchFor verifies what a report stands on: the signature of the checkpoint, and that its
+// tree begins with the one reported of.
+func vouchFor(h *pb.ReportHeader, pinned seal.Key) (*vouch, error) {
 	if h.GetCheckpoint() == "" {
 		if !pinned.IsZero() {
-			return "", fmt.Errorf("--key has nothing to verify: %w", errSignsNothing)
+			return nil, fmt.Errorf("--key has nothing to verify: %w", errSignsNothing)
 		}
-		return "none; vouched for by " + v.by(), nil
+		return &vouch{}, nil
 	}
 	v, err := openVouch(h.GetStore(), h.GetCheckpoint(), h.GetKey(), pinned)
 	if err != nil {
-		return "", fmt.Errorf("the report's checkpoint: %w", err)
+		return nil, fmt.Errorf("the report's checkpoint: %w", err)
 	}
 	root, err := readHash("root", h.GetRoot())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	proof, err := readProof(h.GetConsistencyProof())
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if err := seal.CheckConsistency(ledger.Revision(h.GetRevision()), root, v.checkpoint.Size, v.checkpoint.Root, proof); err != nil {
-		return "", fmt.Errorf("the report's checkpoint: %w", err)
+		return nil, fmt.Errorf("the report's checkpoint: %w", err)
 	}
-	return fmt.Sprintf("of revision %d, verified; vouched for by %s", v.checkpoint.Size, v.by()), nil
+	return v, nil
+}
+
+// text is what a report says about the checkpoint that it stands on.
+func (v *vouch) text() string {
+	if v.note == "" {
+		return "none; vouched for by " + v.by()
+	}
+	return fmt.Sprintf("of revision %d, verified; vouched for by %s", v.checkpoint.Size, v.by())
 }

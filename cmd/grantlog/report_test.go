@@ -5,11 +5,15 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/grantlog/grantlog/ledger"
@@ -18,6 +22,7 @@ import (
 	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // A dishonest server sends the parts of a report that a test gives it.
@@ -82,6 +87,65 @@ func signedTree(t *testing.T) (*pb.ReportHeader, seal.PrivateKey) {
 	return h, key
 }
 
+// A slow server sends the header of a report once it is told to, and the rest after a while.
+type slow struct {
+	dishonest
+	begin <-chan struct{} // the header is sent when it is closed
+	pause time.Duration   // before the rest
+}
+
+func (d *slow) Report(ctx context.Context, _ *pb.ReportRequest, stream *connect.ServerStream[pb.ReportResponse]) error {
+	select {
+	case <-d.begin:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for i, p := range d.parts {
+		if i == 1 {
+			time.Sleep(d.pause)
+		}
+		if err := stream.Send(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestPatience holds that a report has to begin within --timeout, and then takes as long as it
+// does: one that is asked for again too.
+func TestPatience(t *testing.T) {
+	header := &pb.ReportHeader{Title: "test", Store: ledger.NewID().String(), StoreName: "acme", Revision: 3, Root: make([]byte, 32), Columns: []string{"a"}}
+	header.EvaluatedAt = timestamppb.New(time.Unix(1_600_000_000, 0))
+	header.Query = fmt.Sprintf(`{"store":%q,"accessToObject":{"object":"doc:plan"}}`, header.Store)
+	sum := sha256.Sum256(nil)
+	begun := make(chan struct{})
+	close(begun)
+	serve := func(d *slow) *app {
+		d.parts = []*pb.ReportResponse{{Part: &pb.ReportResponse_Header{Header: header}}, {Part: &pb.ReportResponse_End{End: &pb.ReportEnd{Sha256: sum[:]}}}}
+		mux := http.NewServeMux()
+		mux.Handle(grantlogv1connect.NewAuditServiceHandler(d))
+		server := httptest.NewServer(mux)
+		t.Cleanup(server.Close)
+		return &app{stdout: io.Discard, stderr: io.Discard, server: server.URL, store: header.Store, output: "table", timeout: 100 * time.Millisecond, interrupted: func() bool { return false }}
+	}
+	file := filepath.Join(t.TempDir(), "report.csv")
+	patient := serve(&slow{begin: begun, pause: 300 * time.Millisecond})
+	if err := patient.report(t.Context(), &reporting{format: "csv", out: file}, &pb.ReportRequest{}); err != nil {
+		t.Errorf("a report that takes longer than --timeout: %v", err)
+	}
+	if err := patient.recheck(t.Context(), file, seal.Key{}); err != nil {
+		t.Errorf("one that is asked for again: %v", err)
+	}
+	silent := serve(&slow{})
+	want := fmt.Sprintf("no answer from %s in time; allow more with --timeout", silent.server)
+	if err := silent.report(t.Context(), &reporting{format: "csv"}, &pb.ReportRequest{}); err == nil || err.Error() != want {
+		t.Errorf("a report that does not begin: %v, want %s", err, want)
+	}
+	if err := silent.recheck(t.Context(), file, seal.Key{}); err == nil || err.Error() != file+": "+want {
+		t.Errorf("one that is asked for again and does not begin: %v, want %s", err, want)
+	}
+}
+
 // TestReceivedReports holds that a report that is cut short, altered or not vouched for as
 // it says is an error, whichever part of it is.
 func TestReceivedReports(t *testing.T) {
@@ -105,6 +169,7 @@ func TestReceivedReports(t *testing.T) {
 		pinned seal.Key
 		err    error
 		want   string // part of the error, "" for none
+		whole  bool   // want is all of it
 	}{
 		{name: "whole"},
 		{name: "whole, with its key pinned", pinned: key.Key},
@@ -116,6 +181,8 @@ func TestReceivedReports(t *testing.T) {
 		{name: "nothing", change: func(p []*pb.ReportResponse) []*pb.ReportResponse { return nil }, want: "ended before it was complete"},
 		{name: "an error", change: func(p []*pb.ReportResponse) []*pb.ReportResponse { return p[:2] },
 			err: connect.NewError(connect.CodeUnavailable, errors.New("ends")), want: "ends; the report is not complete"},
+		{name: "an error before the header", change: func(p []*pb.ReportResponse) []*pb.ReportResponse { return nil },
+			err: connect.NewError(connect.CodeUnavailable, errors.New("ends")), want: "unavailable: ends", whole: true},
 		{name: "no header", change: func(p []*pb.ReportResponse) []*pb.ReportResponse { return p[1:] }, want: "rows before its header"},
 		{name: "only an end", change: func(p []*pb.ReportResponse) []*pb.ReportResponse { return p[3:] }, want: "not what the server made"},
 		{name: "two headers", change: func(p []*pb.ReportResponse) []*pb.ReportResponse { return append(p[:1:1], p...) }, want: "two headers"},
@@ -171,7 +238,7 @@ func TestReceivedReports(t *testing.T) {
 			for _, format := range []string{"table", "csv", "jsonl"} {
 				var out strings.Builder
 				_, err := newClient(server.URL).report(context.Background(), &pb.ReportRequest{}, tt.pinned, newReportWriter(format, &out), nil)
-				if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+				if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) || tt.whole && err.Error() != tt.want {
 					t.Errorf("%s: %v, want %q", format, err, tt.want)
 				}
 				if whole := strings.Contains(out.String(), "2 rows") || strings.Contains(out.String(), `"rows":2`) || strings.Contains(out.String(), "# rows: 2"); whole != (tt.want == "") {

@@ -45,8 +45,12 @@ func reportFacts(h *pb.ReportHeader) (pairs [][2]string) {
 	}
 	add("store", h.GetStore())
 	add("name", h.GetStoreName())
-	if h.GetFromRevision() > 0 {
-		add("from revision", fmt.Sprint(h.GetFromRevision()))
+	if h.GetFromEvaluatedAt() != nil {
+		from := "none: no entry is between the moments"
+		if h.GetFromRevision() > 0 {
+			from = fmt.Sprint(h.GetFromRevision())
+		}
+		add("from revision", from)
 		add("from moment", h.GetFromEvaluatedAt().AsTime().Format(time.RFC3339Nano))
 		add("from model", h.GetFromModel())
 	}
@@ -153,7 +157,7 @@ func (w *jsonReport) header(h *pb.ReportHeader, _ string) error {
 		Query: json.RawMessage(h.GetQuery()), Root: base64.StdEncoding.EncodeToString(h.GetRoot()),
 		Checkpoint: h.GetCheckpoint(), Key: h.GetKey(), Consistency: hashTexts(h.GetConsistencyProof()), Columns: h.GetColumns(),
 	}
-	if h.GetFromRevision() > 0 {
+	if h.GetFromEvaluatedAt() != nil {
 		v.FromEvaluatedAt = moment(h.GetFromEvaluatedAt())
 	}
 	return w.object(map[string]any{"header": v})

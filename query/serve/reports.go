@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"time"
 
@@ -186,6 +187,9 @@ func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *aud
 		}
 		if of.entries {
 			h.FromRevision = uint64(of.first)
+			if of.first > of.to.view.Revision() {
+				h.FromRevision = 0 // no entry is between the moments
+			}
 		}
 	}
 	return h, s.vouch(ctx, h, of.to.view)
@@ -242,36 +246,32 @@ func (m *moments) close() {
 // open opens the moments that a report asks for, from only if it is given. The field is
 // that of the report in the request.
 func (m *moments) open(ctx context.Context, s *Server, store, field string, from, to *pb.Freshness) error {
-	read, view := readStore, s.liveView
+	read := readStore
 	if m.anyStore {
-		read, view = readAnyStore, s.view
+		read = readAnyStore
 	}
 	id, err := read("store", store)
 	if err != nil {
 		return err
 	}
 	one := func(part string, f *pb.Freshness) (at moment, err error) {
-		clock := func() (int64, error) { return s.clockOf(at.view, f) }
-		blamed, path := "freshness", field+"."+part
-		if m.again != nil && part != "from" {
-			f = &pb.Freshness{Freshness: &pb.Freshness_AtRevision{AtRevision: m.again.Revision}}
-			clock = func() (int64, error) { return readTime("again.evaluated_at", m.again.EvaluatedAt) }
-			if m.again.EvaluatedAt == nil {
-				return at, malformed("again.evaluated_at", "is missing")
-			}
-			blamed, path = "freshness.at_", "again."
-		}
-		defer func() { err = renamed(err, blamed, path) }()
-		if at.view, err = view(ctx, id, f); err != nil {
-			return at, err
-		}
-		if at.time, err = clock(); err == nil {
-			at.Moment, err = audit.NewMoment(s.cfg.Engine, at.view, at.time, m.context)
+		defer func() { err = renamed(err, "freshness", field+"."+part) }()
+		switch {
+		case part == "from" && !isPast(f):
+			return at, malformed("freshness", "must name a moment of the past: at_revision, at_time or at_token")
+		case part != "from" && m.again != nil:
+			at.view, at.time, err = m.madeBefore(ctx, s, id, f)
+		default:
+			at.view, at.time, err = m.asked(ctx, s, id, f)
 		}
 		if err != nil {
-			at.view.Close()
+			return moment{}, err
 		}
-		return at, err
+		if at.Moment, err = audit.NewMoment(s.cfg.Engine, at.view, at.time, m.context); err != nil {
+			at.view.Close()
+			return moment{}, err
+		}
+		return at, nil
 	}
 	last := "freshness"
 	if from != nil || m.entries {
@@ -299,6 +299,124 @@ func (m *moments) open(ctx context.Context, s *Server, store, field string, from
 			m.from.view.Revision(), momentText(m.from.time), m.to.view.Revision(), momentText(m.to.time))
 	}
 	return nil
+}
+
+// asked returns the view and the time that a report asks for: of the past, or else of now.
+func (m *moments) asked(ctx context.Context, s *Server, store ledger.ID, f *pb.Freshness) (*index.View, int64, error) {
+	if !isPast(f) {
+		v, now, err := m.newest(ctx, s, store, f)
+		if err == nil && !m.anyStore {
+			if err = live(v); err != nil {
+				v.Close()
+			}
+		}
+		return v, now, err
+	}
+	view := s.liveView
+	if m.anyStore {
+		view = s.view
+	}
+	v, err := view(ctx, store, f)
+	if err != nil {
+		return nil, 0, err
+	}
+	at, err := s.clockOf(v, f)
+	if err != nil {
+		v.Close()
+	}
+	return v, at, err
+}
+
+// newest returns what a report of now is of: everything in the log, as of the log's time. A
+// replica that lags, or a clock of its own, would give a moment at which the store may have
+// been at a later revision, and nobody could tell such a report from one that was altered.
+func (m *moments) newest(ctx context.Context, s *Server, store ledger.ID, f *pb.Freshness) (*index.View, int64, error) {
+	v, err := s.view(ctx, store, f) // a token may be one that is waited for, or of another past
+	if err != nil {
+		return nil, 0, err
+	}
+	v.Close()
+	wait, cancel := s.patience(ctx)
+	defer cancel()
+	v, now, err := s.cfg.Projector.Newest(wait, store)
+	if err != nil {
+		return nil, 0, s.viewError(store, momentField(f), true, err)
+	}
+	return v, now, nil
+}
+
+// madeBefore returns the view and the time of a report that was made before, once it is
+// known that the report's own field leads to them, or did then.
+func (m *moments) madeBefore(ctx context.Context, s *Server, store ledger.ID, f *pb.Freshness) (*index.View, int64, error) {
+	rev := ledger.Revision(m.again.Revision)
+	at, err := readTime("again.evaluated_at", m.again.EvaluatedAt)
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case at == 0:
+		return nil, 0, malformed("again.evaluated_at", "is missing")
+	case rev == 0:
+		return nil, 0, malformed("again.revision", "must be at least 1")
+	}
+	if isPast(f) {
+		v, asked, err := m.asked(ctx, s, store, f)
+		if err == nil && (v.Revision() != rev || asked != at) {
+			err = ledger.Reject(ledger.CodeInvalid, "again", "is revision %d at %s, and the report asks for revision %d at %s",
+				rev, momentText(at), v.Revision(), momentText(asked))
+			v.Close()
+		}
+		return v, at, err
+	}
+	newest, now, err := m.newest(ctx, s, store, f)
+	if err != nil {
+		return nil, 0, err
+	}
+	defer newest.Close()
+	if err := wasNewest(newest, now, rev, at, f); err != nil {
+		return nil, 0, err
+	}
+	v, err := newest.At(rev)
+	if err == nil && !m.anyStore {
+		if err = live(v); err != nil {
+			v.Close()
+		}
+	}
+	return v, at, err
+}
+
+// wasNewest returns an error unless rev was the newest revision of the store at a time, as a
+// report of then says of itself. The view is the newest as of the log's time now.
+func wasNewest(v *index.View, now int64, rev ledger.Revision, at int64, f *pb.Freshness) error {
+	invalid := func(field, format string, args ...any) error {
+		return ledger.Reject(ledger.CodeInvalid, field, format, args...)
+	}
+	fresh, err := readFreshness(f)
+	switch {
+	case err != nil:
+		return err
+	case rev > v.Revision():
+		return &fieldError{"again.revision", fmt.Errorf("revision %d is %w: store %s is at revision %d", rev, projector.ErrFuture, v.Store(), v.Revision())}
+	case fresh.Kind == projector.AtLeast && rev < fresh.Token.Revision:
+		return invalid("again.revision", "is %d, and the report asks for at least revision %d", rev, fresh.Token.Revision)
+	case at > now:
+		return &fieldError{"again.evaluated_at", fmt.Errorf("%s is %w", momentText(at), projector.ErrFuture)}
+	}
+	began, err := v.TimeOf(rev)
+	if err != nil {
+		return err
+	}
+	if at < began {
+		return invalid("again.evaluated_at", "is %s, and revision %d came at %s", momentText(at), rev, momentText(began))
+	}
+	if rev == v.Revision() {
+		return nil
+	}
+	// At the very time of the next entry it was still the newest: equal log times are in order.
+	ended, err := v.TimeOf(rev + 1)
+	if err == nil && at > ended {
+		err = invalid("again.evaluated_at", "is %s, and revision %d was the newest until %s", momentText(at), rev, momentText(ended))
+	}
+	return err
 }
 
 // firstEntry returns the first revision that is not before from.

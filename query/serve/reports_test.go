@@ -10,6 +10,7 @@ import (
 	"iter"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/seal"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -178,7 +180,7 @@ func TestChangesFrom(t *testing.T) {
 	n := newNode(t)
 	store := n.store(t, testModel) // revisions 1 and 2
 	third := n.apply(t, store, grant("doc:plan", "viewer", "user:ann"))
-	n.apply(t, store, grant("doc:plan", "viewer", "user:bob"))
+	fourth := n.apply(t, store, grant("doc:plan", "viewer", "user:bob"))
 	atTime := func(at time.Time) *pb.Freshness {
 		return &pb.Freshness{Freshness: &pb.Freshness_AtTime{AtTime: timestamppb.New(at)}}
 	}
@@ -194,7 +196,7 @@ func TestChangesFrom(t *testing.T) {
 		{"a token", &pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: third.Token}}, "3 4", 3},
 		{"the time of an entry", atTime(third.Time.AsTime()), "3 4", 3},
 		{"just after an entry", atTime(third.Time.AsTime().Add(1)), "4", 4},
-		{"after the newest entry", atTime(time.Now()), "", 5},
+		{"after the newest entry", atTime(fourth.Time.AsTime().Add(1)), "", 0},
 		{"before the store", atTime(time.Unix(1, 0)), "1 2 3 4", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -211,7 +213,12 @@ func TestChangesFrom(t *testing.T) {
 			}
 		})
 	}
-	_, err := n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{From: atRevision(5)}}})
+	between, err := n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{
+		From: atTime(third.Time.AsTime().Add(1)), To: atTime(fourth.Time.AsTime().Add(-1))}}})
+	if h := between.header; err != nil || len(between.rows) != 0 || h.FromRevision != 0 || h.FromEvaluatedAt == nil || h.Revision != 3 {
+		t.Errorf("between two entries: %q under %v, %v", between.rows, h, err)
+	}
+	_, err = n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{From: atRevision(5)}}})
 	wantRejection(t, err, connect.CodeInvalidArgument, pb.Rejection_INVALID, "recorded_changes.from.at_revision", "is at revision 4")
 	_, err = n.report(t, &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{To: atTime(time.Unix(1, 0))}}})
 	wantRejection(t, err, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "recorded_changes.to.at_time", "before the store")
@@ -230,36 +237,135 @@ func firstCells(rows [][]string, want []string) (texts []string) {
 }
 
 // TestReportAgain holds that a report that is asked for again is of the revision and the moment
-// given, and says the same query.
+// given, and says the same query; and that it is refused unless the query leads there.
 func TestReportAgain(t *testing.T) {
-	n := newNode(t)
+	const second = int64(time.Second)
+	var clock atomic.Int64
+	clock.Store(pastBegin)
+	n := newNode(t, func(cfg *Config) { cfg.Now = func() time.Time { return time.Unix(0, pastNow) } })
+	n.log.Broker.SetClock(clock.Load)
 	store := n.store(t, testModel) // revision 2
-	brief := grant("group:eng", "member", "user:ann")
-	brief.GetGrant().ExpiresAt = timestamppb.New(time.Now().Add(time.Hour))
-	rev := n.apply(t, store, brief).Revision
-	req := &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessOfSubject{AccessOfSubject: &pb.AccessOfSubject{Subject: "user:ann"}}}
-	was, err := n.report(t, req)
-	if err != nil {
-		t.Fatal(err)
+	next := func(changes ...*pb.Change) *pb.SubmitResponse {
+		t.Helper()
+		clock.Add(10 * second)
+		return n.apply(t, store, changes...)
 	}
-	n.apply(t, store, revoke("group:eng", "member", "user:ann"))
+	brief := grant("group:eng", "member", "user:ann")
+	brief.GetGrant().ExpiresAt = timestamppb.New(time.Unix(0, pastBegin+15*second))
+	third := next(brief)                            // at 10 s, expires at 15 s
+	next(grant("group:eng", "member", "user:bob"))  // 4, at 20 s
+	next(grant("group:eng", "member", "user:eve"))  // 5, at 30 s
+	next(revoke("group:eng", "member", "user:bob")) // 6, at 40 s
+	clock.Add(10 * second)
+
+	moment := func(after int64) *timestamppb.Timestamp { return timestamppb.New(time.Unix(0, pastBegin+after)) }
+	atTime := func(after int64) *pb.Freshness {
+		return &pb.Freshness{Freshness: &pb.Freshness_AtTime{AtTime: moment(after)}}
+	}
+	atToken := &pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: third.Token}}
+	atLeast := &pb.Freshness{Freshness: &pb.Freshness_AtLeast{AtLeast: third.Token}}
+	latest := &pb.Freshness{Freshness: &pb.Freshness_Latest{Latest: true}}
+	access := func(f *pb.Freshness) *pb.ReportRequest {
+		return &pb.ReportRequest{Report: &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: "group:eng", Freshness: f}}}
+	}
+	diff := func(from, to *pb.Freshness) *pb.ReportRequest {
+		return &pb.ReportRequest{Report: &pb.ReportRequest_Difference{Difference: &pb.Difference{From: from, To: to}}}
+	}
+	changes := func(from, to *pb.Freshness) *pb.ReportRequest {
+		return &pb.ReportRequest{Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{From: from, To: to}}}
+	}
 	for _, tt := range []struct {
-		rev  uint64
-		at   *timestamppb.Timestamp
-		rows int
+		name  string
+		req   *pb.ReportRequest
+		rev   uint64
+		after int64 // of the moment, since pastBegin
+		rows  int
+		field string // that is refused, "" for none
+		part  string // of the message
 	}{
-		{rev, was.header.EvaluatedAt, 1},
-		{rev, timestamppb.New(time.Now().Add(2 * time.Hour)), 0},
-		{rev - 1, was.header.EvaluatedAt, 0},
+		{"a revision", access(atRevision(4)), 4, 20 * second, 1, "", ""},
+		{"another revision than was asked for", access(atRevision(4)), 3, 10 * second, 0, "again", "is revision 3 at 2020-09-13T12:26:50Z, and the report asks for revision 4 at 2020-09-13T12:27:00Z"},
+		{"another moment than that of the revision", access(atRevision(4)), 4, 21 * second, 0, "again", "the report asks for revision 4"},
+		{"a token", access(atToken), 3, 10 * second, 1, "", ""},
+		{"another revision than the token's", access(atToken), 4, 20 * second, 0, "again", "the report asks for revision 3"},
+		{"a time", access(atTime(35 * second)), 5, 35 * second, 2, "", ""},
+		{"a time after the newest entry", access(atTime(45 * second)), 6, 45 * second, 1, "", ""},
+		{"a time at which the store was at a later revision", access(atTime(35 * second)), 4, 35 * second, 0, "again", "the report asks for revision 5"},
+		{"another time than was asked for", access(atTime(35 * second)), 5, 36 * second, 0, "again", "at 2020-09-13T12:27:15Z"},
+		{"a difference", diff(atRevision(4), atTime(35*second)), 5, 35 * second, 1, "", ""},
+		{"a difference up to a later time", diff(atRevision(4), atTime(45*second)), 5, 45 * second, 0, "again", "the report asks for revision 6"},
+		{"changes", changes(atRevision(4), atTime(35*second)), 5, 35 * second, 2, "", ""},
+		{"changes up to a later time", changes(nil, atTime(45*second)), 5, 45 * second, 0, "again", "the report asks for revision 6"},
+
+		{"now", access(nil), 6, 45 * second, 1, "", ""},
+		{"now, then", access(nil), 5, 31 * second, 2, "", ""},
+		{"now, the moment of the entry", access(nil), 3, 10 * second, 1, "", ""},
+		{"now, once it had expired", access(nil), 3, 16 * second, 0, "", ""},
+		{"now, the moment of the next entry", access(nil), 3, 20 * second, 0, "", ""},
+		{"now, after the next entry", access(nil), 3, 20*second + 1, 0, "again.evaluated_at", "is 2020-09-13T12:27:00.000000001Z, and revision 3 was the newest until 2020-09-13T12:27:00Z"},
+		{"now, before the entry", access(nil), 3, 10*second - 1, 0, "again.evaluated_at", "revision 3 came at 2020-09-13T12:26:50Z"},
+		{"now, before the store", access(nil), 3, -second, 0, "again.evaluated_at", "revision 3 came at"},
+		{"now, after now", access(nil), 6, 50*second + 1, 0, "again.evaluated_at", "in the future"},
+		{"now, after everything", access(nil), 7, 45 * second, 0, "again.revision", "revision 7 is in the future"},
+		{"the latest", access(latest), 5, 31 * second, 2, "", ""},
+		{"the latest, after the next entry", access(latest), 5, 41 * second, 0, "again.evaluated_at", "was the newest until"},
+		{"at least a token", access(atLeast), 3, 11 * second, 1, "", ""},
+		{"before a token", access(atLeast), 2, second, 0, "again.revision", "at least revision 3"},
+		{"a difference up to now", diff(atRevision(4), nil), 5, 31 * second, 1, "", ""},
+		{"a difference up to now, and later", diff(atRevision(4), nil), 5, 41 * second, 0, "again.evaluated_at", "was the newest until"},
+		{"changes up to now", changes(nil, nil), 6, 45 * second, 6, "", ""},
+		{"changes up to now, and later", changes(nil, nil), 5, 45 * second, 0, "again.evaluated_at", "was the newest until"},
+		{"no revision", access(nil), 0, 45 * second, 0, "again.revision", "at least 1"},
 	} {
-		req.Again = &pb.ReportMoment{Revision: tt.rev, EvaluatedAt: tt.at}
-		r, err := n.report(t, req)
+		t.Run(tt.name, func(t *testing.T) {
+			tt.req.Store = store
+			was, err := n.report(t, tt.req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tt.req.Again = &pb.ReportMoment{Revision: tt.rev, EvaluatedAt: moment(tt.after)}
+			r, err := n.report(t, tt.req)
+			if tt.field != "" {
+				why := pb.Rejection_INVALID
+				if tt.rev == 0 {
+					why = pb.Rejection_MALFORMED
+				}
+				wantRejection(t, err, connect.CodeInvalidArgument, why, tt.field, tt.part)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			h := r.header
+			if len(r.rows) != tt.rows || h.Revision != tt.rev || !h.EvaluatedAt.AsTime().Equal(moment(tt.after).AsTime()) || h.Query != was.header.Query {
+				t.Errorf("%q under %v, want %d rows", r.rows, h, tt.rows)
+			}
+		})
+	}
+
+	// A report of now is the same again whatever becomes of the store, be it in the same moment,
+	// and whatever this replica's clock says.
+	now := access(nil)
+	now.Store = store
+	for _, later := range []int64{0, 1} {
+		was, err := n.report(t, now)
 		if err != nil {
 			t.Fatal(err)
 		}
-		h := r.header
-		if len(r.rows) != tt.rows || h.Revision != tt.rev || !h.EvaluatedAt.AsTime().Equal(tt.at.AsTime()) || h.Query != was.header.Query {
-			t.Errorf("at %d and %s: %q under %v, want %d rows", tt.rev, tt.at.AsTime(), r.rows, h, tt.rows)
+		h := was.header
+		if at := h.EvaluatedAt.AsTime().UnixNano(); at != clock.Load() {
+			t.Errorf("a report of now is of %d, want the log's time, %d", at, clock.Load())
+		}
+		clock.Add(later)
+		n.apply(t, store, revoke("group:eng", "member", "user:eve"))
+		again := proto.CloneOf(now)
+		again.Again = &pb.ReportMoment{Revision: h.Revision, EvaluatedAt: h.EvaluatedAt}
+		r, err := n.report(t, again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.EqualFunc(r.rows, was.rows, slices.Equal) {
+			t.Errorf("again it has %q, and had %q", r.rows, was.rows)
 		}
 	}
 }
@@ -288,12 +394,15 @@ func TestBadReports(t *testing.T) {
 		{"unknown store", &pb.ReportRequest{Store: ledger.NewID().String(), Report: access("user:ann", nil).Report}, connect.CodeNotFound, pb.Rejection_NOT_FOUND, "store", ""},
 		{"malformed subject", access("ann", nil), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "access_of_subject.subject", ""},
 		{"unknown type", access("robot:r2", nil), connect.CodeInvalidArgument, pb.Rejection_INVALID, "access_of_subject.subject", `"robot"`},
-		{"before the model", access("user:ann", atRevision(1)), connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "model", "no model"},
+		{"before the model", access("user:ann", atRevision(1)), connect.CodeFailedPrecondition, pb.Rejection_PRECONDITION, "model", "the store had no model at revision 1; its first came at revision 2"},
 		{"future revision", access("user:ann", atRevision(99)), connect.CodeInvalidArgument, pb.Rejection_INVALID, "access_of_subject.freshness.at_revision", "future"},
 		{"revision 0", access("user:ann", atRevision(0)), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "access_of_subject.freshness.at_revision", "at least 1"},
 		{"malformed object", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: "doc:"}}},
 			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "access_to_object.object.id", ""},
 		{"no from", diff(nil, nil), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from", "missing"},
+		{"from now", diff(&pb.Freshness{}, nil), connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "difference.from", "past"},
+		{"changes from the latest", &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{From: &pb.Freshness{Freshness: &pb.Freshness_Latest{Latest: true}}}}},
+			connect.CodeInvalidArgument, pb.Rejection_MALFORMED, "recorded_changes.from", "past"},
 		{"from after to", diff(atRevision(2), atRevision(1)), connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from", "after"},
 		{"a token of another store", diff(&pb.Freshness{Freshness: &pb.Freshness_AtToken{AtToken: token}}, nil),
 			connect.CodeInvalidArgument, pb.Rejection_INVALID, "difference.from.at_token", "store"},

@@ -37,9 +37,11 @@ type ReportRequest struct {
 	//	*ReportRequest_Difference
 	//	*ReportRequest_RecordedChanges
 	Report isReportRequest_Report `protobuf_oneof:"report"`
-	// Make the report again as it was: at this moment, which stands in its header, in place
-	// of the one that the report's own field names: the later, of a report between two.
-	// Absent: as that field says.
+	// Make the report again as it was: at this moment, which stands in its header; of a
+	// report between two, the later one. It is INVALID_ARGUMENT, field "again" or a part of
+	// it, unless the report's own field leads to it: that very revision and moment if the
+	// field names one of the past, and else a moment at which the revision was the newest.
+	// Absent: a report that is made now.
 	Again         *ReportMoment `protobuf:"bytes,6,opt,name=again,proto3" json:"again,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -225,7 +227,7 @@ type AccessOfSubject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The subject: "user:ann", "group:eng#member", "user:*".
 	Subject string `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`
-	// The moment; absent: now.
+	// The moment; unless it is one of the past: now, as ReportHeader.evaluated_at has it.
 	Freshness *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
 	// Values for the parameters of conditions, as in CheckRequest.
 	Context       *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
@@ -291,7 +293,7 @@ type AccessToObject struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The object, "type:id".
 	Object string `protobuf:"bytes,1,opt,name=object,proto3" json:"object,omitempty"`
-	// The moment; absent: now.
+	// The moment; unless it is one of the past: now, as ReportHeader.evaluated_at has it.
 	Freshness *Freshness `protobuf:"bytes,2,opt,name=freshness,proto3" json:"freshness,omitempty"`
 	// Values for the parameters of conditions, as in CheckRequest.
 	Context       *structpb.Struct `protobuf:"bytes,3,opt,name=context,proto3" json:"context,omitempty"`
@@ -353,9 +355,10 @@ func (x *AccessToObject) GetContext() *structpb.Struct {
 // Difference is what changed from one moment to a later one: tuples, or effective access.
 type Difference struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The earlier moment; required.
+	// The earlier moment, one of the past; required.
 	From *Freshness `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// The later moment; absent: now.
+	// The later moment; unless it is one of the past: now, as ReportHeader.evaluated_at has
+	// it.
 	To *Freshness `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	// Compare what subjects hold, usersets too, and not tuples.
 	Effective bool `protobuf:"varint,3,opt,name=effective,proto3" json:"effective,omitempty"`
@@ -427,10 +430,12 @@ func (x *Difference) GetContext() *structpb.Struct {
 // RecordedChanges is the changes that were asked for between two moments, one a row.
 type RecordedChanges struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The first moment: the entry of this revision or token, or the first whose log time is
-	// not before this time. Absent, or before the store's first entry: that one.
+	// The first moment, one of the past: the entry of this revision or token, or the first
+	// whose log time is not before this time. Absent, or before the store's first entry: that
+	// one.
 	From *Freshness `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	// The last moment; absent: now.
+	// The last moment; unless it is one of the past: now, as ReportHeader.evaluated_at has
+	// it.
 	To *Freshness `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
 	// Which changes; absent: all. Its fields about changes say which rows are wanted.
 	Filter        *EntryFilter `protobuf:"bytes,3,opt,name=filter,proto3" json:"filter,omitempty"`
@@ -604,7 +609,10 @@ type ReportHeader struct {
 	StoreName string `protobuf:"bytes,3,opt,name=store_name,json=storeName,proto3" json:"store_name,omitempty"`
 	// The revision reported at; of a report between two moments, the later one.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The moment that expiry and conditions were held against.
+	// The moment that expiry and conditions were held against. Of a report as of now it is
+	// the log's time, at which everything that was in the log was applied: so revision is the
+	// newest whose log time is not after it, whatever the clocks, and can be asked for again.
+	// Such a report costs a write to the log, as "latest" does, whatever its freshness asks.
 	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
 	// The model in force, as a ULID.
 	Model string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
@@ -623,10 +631,10 @@ type ReportHeader struct {
 	// The names of the columns.
 	Columns []string `protobuf:"bytes,12,rep,name=columns,proto3" json:"columns,omitempty"`
 	// Of a report between two moments, the revision of the earlier one; 0 if there is none.
-	// Of recorded changes, the first revision that is not before from; if none is, the one
-	// after revision.
+	// Of recorded changes, the first revision that is not before from; 0 if there is none up
+	// to revision.
 	FromRevision uint64 `protobuf:"varint,13,opt,name=from_revision,json=fromRevision,proto3" json:"from_revision,omitempty"`
-	// Its moment, as evaluated_at.
+	// The earlier moment, as evaluated_at; absent if there is none.
 	FromEvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=from_evaluated_at,json=fromEvaluatedAt,proto3" json:"from_evaluated_at,omitempty"`
 	// The model in force then.
 	FromModel     string `protobuf:"bytes,15,opt,name=from_model,json=fromModel,proto3" json:"from_model,omitempty"`
