@@ -2,6 +2,7 @@ package query
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -21,6 +22,7 @@ const (
 	ByStart                    // the NotBefore of a grant came
 	Never                      // the answer was never another
 	Unknown                    // not found out within the budget; it was not after Time
+	ByClock                    // a condition that looks at the time, at some moment after Time
 )
 
 // A Turn is the newest moment at which an answer became what it is.
@@ -33,7 +35,7 @@ const (
 // holds anything in a store.
 type Turn struct {
 	Verdict model.Verdict // the answer
-	Before  model.Verdict // the answer just before; 0 of Never and Unknown
+	Before  model.Verdict // the answer just before, of ByClock at Time; 0 of Never and Unknown
 	Cause   Cause
 	Time    int64 // nanoseconds since the Unix epoch; 0 of Never
 	// Command is the command; of ByExpiry and ByStart the one that granted the tuple.
@@ -42,22 +44,29 @@ type Turn struct {
 	// after, is proved by, if there is one. Zero if it was a model.
 	Tuple   tuple.Tuple
 	Revoked bool // of ByCommand: it revoked the tuple
-	// Timed: a condition that looks at the time was asked. The answer may have been another
-	// meanwhile, at moments when nothing else changed.
+	// Timed: the answer hangs on a condition that looks at the time, and may have been
+	// another meanwhile, at moments when nothing else changed: it is what it is since Time
+	// at the earliest, and of Never it may have been another.
 	Timed bool
+	// Held is, of a denial before which there was no answer, the newest moment at which the
+	// relation ceased to be held; nil otherwise.
+	Held *Turn
 }
-
-// turnSteps bounds how often the past is asked for one Turn.
-const turnSteps = 1000
 
 // Turn returns since when the answer to q has been what it is, and what made it so. An
 // answer that is an error of the question itself is [model.Undecided], whatever the error.
 // What q gives, and a model that was asked for, is in force at all moments.
 //
-// It asks the past: at each moment it notes what is read, and goes on at the moment just
+// It asks the past. At a moment it notes what is read, and goes on at the moment just
 // before the newest of it, because in between the evaluator would have read the same and
-// come to the same answer. All moments together may spend what a list may, and each what
-// a question may; beyond that the cause is Unknown.
+// come to the same answer. From there it asks about many moments at once: a grant that
+// does not count alike at all of them is doubtful, and counts as an error. By the rules of
+// three answers an allow or a denial in spite of that is the answer at each of them; a
+// moment at which there was no answer only because it lay too deep may be among them. If
+// nothing comes out, it asks about fewer moments: those since what was doubtful.
+//
+// All moments together may spend what a list may, and those asked at once what a question
+// may; beyond that the cause is Unknown.
 //
 // Errors are those of [Asking.Explain]. An Asking may be asked again and again.
 func (a *Asking) Turn(ctx context.Context, q Question) (Turn, error) {
@@ -68,15 +77,22 @@ func (a *Asking) Turn(ctx context.Context, q Question) (Turn, error) {
 	if err != nil {
 		return Turn{}, err
 	}
-	t := turning{Asking: a, question: q, left: sc.Budget.Rows}
+	t := turning{Asking: a, question: q, left: sc.Budget.Rows, models: a.view.Models()}
 	t.given, _ = sc.Reader.(*overlay)
-	turn, err := t.find()
-	var budget *model.BudgetError
-	if errors.As(err, &budget) && turn.Verdict != 0 {
-		turn = Turn{Verdict: turn.Verdict, Cause: Unknown, Time: turn.Time}
-		err = nil
+	now, err := t.at(moment{a.view.Revision(), a.now})
+	if err != nil {
+		return Turn{}, err
 	}
-	turn.Timed = t.timed
+	turn, before, err := t.find(now, func(v model.Verdict) bool { return v == now.verdict })
+	if err != nil || turn.Verdict != model.HoldsNot || turn.Before != model.Undecided {
+		return turn, err
+	}
+	// What was before had no answer; further back for when it was held.
+	if now, err = t.at(before); err != nil {
+		return Turn{}, err
+	}
+	held, _, err := t.find(now, func(v model.Verdict) bool { return v != model.Holds })
+	turn.Held = &held
 	return turn, err
 }
 
@@ -86,74 +102,208 @@ type turning struct {
 	question Question
 	given    *overlay // nil without contextual tuples
 	left     int      // rows
-	timed    bool
+	models   []index.ModelAt
 }
 
-// A moment is a state of the store, with the answer and what was read for it.
+// A moment is one of the store.
 type moment struct {
-	rev     ledger.Revision // 0: before the first
-	clock   int64
-	verdict model.Verdict
-	read    reading
-	model   ledger.Revision // that wrote the model in force; 0 if there is none, or the request names it
+	rev   ledger.Revision // 0: before the first
+	clock int64
 }
 
-func (t *turning) find() (turn Turn, err error) {
-	now, err := t.at(t.view.Revision(), t.now)
-	if err != nil {
-		return turn, err
-	}
-	turn.Verdict = now.verdict
-	for range turnSteps {
+func (m moment) before(n moment) bool { return m.rev < n.rev || m.rev == n.rev && m.clock < n.clock }
+
+// A stretch is all moments of the store from one to another, which may be the same, with
+// the answer at all of them and what was read for it.
+type stretch struct {
+	from, to moment
+	verdict  model.Verdict
+	read     reading
+	model    ledger.Revision // that wrote the model in force; 0 if there is none, or the request names it
+	rows     int             // spent
+	still    bool            // conditions that look at the time are held against the last moment
+	timed    bool            // one was asked
+	doubt    doubt           // why there is no answer, zero if it is for something else
+	costly   bool            // nor is there one within the budget
+}
+
+// sure reports whether the verdict is that at all moments; of one that is still, but for
+// what the time makes of conditions.
+func (s *stretch) sure() bool {
+	return s.verdict != model.Undecided || !s.costly && s.read.doubt == (doubt{}) && (!s.timed || s.still || s.from.clock >= s.to.clock)
+}
+
+// A doubt is the error of a grant that does not count alike at all moments of a stretch:
+// its newest change among them. The zero doubt is of a condition that looks at the time.
+type doubt struct {
+	rev  ledger.Revision // that granted or revoked it, 0 for none
+	edge int64           // at which it began or ended to count, 0 for none
+}
+
+func (d *doubt) Error() string { return "not the same at all moments" }
+
+// grant returns the grant of which the evaluator learns the doubt.
+func (d *doubt) grant() model.Grant {
+	b := binary.BigEndian.AppendUint64(make([]byte, 0, 16), uint64(d.rev))
+	return model.Grant{Condition: model.Doubtful, Context: binary.BigEndian.AppendUint64(b, uint64(d.edge))}
+}
+
+// find finds the newest moment, up to that of now, before which the answer is not alike, and
+// returns a moment before it when it was not.
+func (t *turning) find(now stretch, alike func(model.Verdict) bool) (turn Turn, last moment, err error) {
+	defer func() {
+		var budget *model.BudgetError
+		if errors.As(err, &budget) {
+			turn, err = Turn{Verdict: turn.Verdict, Cause: Unknown, Time: turn.Time, Timed: turn.Timed}, nil
+		}
+	}()
+	for alike(now.verdict) {
+		turn.Verdict = now.verdict
 		newest := max(now.read.version.Revision, now.model)
 		made, err := t.view.TimeOf(newest) // 0 for 0
 		if err != nil {
-			return turn, err
+			return turn, last, err
 		}
 		turn.Time = max(made, now.read.edge)
 		if turn.Time == 0 {
-			turn.Cause = Never
-			return turn, nil
+			turn.Cause, turn.Timed = Never, turn.Timed || now.timed
+			return turn, last, nil
 		}
-		before := moment{rev: newest - 1, clock: now.read.edge - 1}
+		if now.timed {
+			ticked, err := t.ticked(&now, newest)
+			if err != nil {
+				return turn, last, err
+			}
+			turn.Timed = turn.Timed || ticked
+			if !alike(now.verdict) {
+				break
+			}
+		}
+		last = moment{newest - 1, now.read.edge - 1}
 		if now.read.edge > made {
-			before.rev, err = t.view.RevisionAt(before.clock)
-			before.rev = min(before.rev, now.rev)
+			last.rev, err = t.view.RevisionAt(last.clock)
+			last.rev = min(last.rev, now.to.rev)
 		} else {
-			before.clock, err = t.view.TimeOf(before.rev)
-			before.clock = min(max(before.clock, made-1), now.clock)
+			last.clock, err = t.view.TimeOf(last.rev)
+			last.clock = min(max(last.clock, made-1), now.to.clock)
 		}
 		if err != nil {
-			return turn, err
+			return turn, last, err
 		}
-		if before, err = t.at(before.rev, before.clock); err != nil {
-			return turn, err
+		before, err := t.back(last, now.rows)
+		if err != nil {
+			return turn, last, err
 		}
-		if before.verdict != turn.Verdict {
+		if !alike(before.verdict) {
 			if now.read.edge > made {
-				return turn, t.tellEdge(&turn, &before, &now)
+				return turn, last, t.tellEdge(&turn, &before, &now)
 			}
-			return turn, t.tellCommand(&turn, &before, &now, newest)
+			return turn, last, t.tellCommand(&turn, &before, &now, newest, alike)
 		}
-		now = before
+		turn.Timed = turn.Timed || before.still && before.timed
+		if now, err = t.at(before.from); err != nil {
+			return turn, last, err
+		}
 	}
-	return turn, &model.BudgetError{What: "rows", Limit: turnSteps}
+	turn.Cause, turn.Before, turn.Time, turn.Timed = ByClock, now.verdict, now.to.clock, true
+	return turn, now.to, nil
+}
+
+// ticked reports whether the time may have made another answer since the newest change of
+// what was read for now, which newest and its edge are. If so, now becomes that moment.
+func (t *turning) ticked(now *stretch, newest ledger.Revision) (bool, error) {
+	since, err := t.changed(doubt{newest, now.read.edge}, now.to)
+	if err != nil {
+		return false, err
+	}
+	s, err := t.over(since, now.to, false, t.engine.budgets.Check.Rows)
+	if err != nil || s.sure() {
+		return false, err
+	}
+	*now, err = t.at(since)
+	return true, err
+}
+
+// back returns a stretch up to a moment that has one answer, as long a one as it finds: at
+// the least the moment alone, which costs about so many rows.
+func (t *turning) back(to moment, rows int) (stretch, error) {
+	const (
+		cheap    = 1000 // rows that any stretch may cost
+		dear     = 16   // times what a moment costs
+		directly = 3    // tries that follow what was doubtful alone, and are not made at most half as long
+	)
+	from, err := t.changed(doubt{rev: t.modelled(to.rev)}, to)
+	for try := 0; err == nil && from.before(to); try++ {
+		s, err := t.over(from, to, false, cheap+dear*rows)
+		if err == nil && s.timed && !s.sure() {
+			s, err = t.over(from, to, true, cheap+dear*rows)
+		}
+		if err != nil || s.sure() {
+			return s, err
+		}
+		if s.doubt == (doubt{}) {
+			s.doubt = s.read.doubt
+		}
+		next, err := t.changed(s.doubt, to)
+		if err != nil {
+			return s, err
+		}
+		if s.costly || try >= directly || !from.before(next) {
+			half := moment{to.rev, from.clock + (to.clock-from.clock+1)/2}
+			if from.rev < to.rev {
+				if half, err = t.changed(doubt{rev: from.rev + (to.rev-from.rev+1)/2}, to); err != nil {
+					return s, err
+				}
+			}
+			if next.before(half) {
+				next = half
+			}
+		}
+		from = next
+	}
+	if err != nil {
+		return stretch{}, err
+	}
+	return t.at(to)
+}
+
+// modelled returns the revision since which the model in force at one is in force.
+func (t *turning) modelled(rev ledger.Revision) (since ledger.Revision) {
+	if t.pinned {
+		return min(1, rev)
+	}
+	for _, m := range t.models {
+		if m.Revision <= rev {
+			since = m.Revision
+		}
+	}
+	return since
+}
+
+// changed returns the moment of a change, not after another moment by the time.
+func (t *turning) changed(d doubt, to moment) (moment, error) {
+	made, err := t.view.TimeOf(d.rev) // 0 for 0
+	if err != nil || d.edge <= made {
+		return moment{d.rev, min(made, to.clock)}, err
+	}
+	rev, err := t.view.RevisionAt(d.edge)
+	return moment{min(rev, to.rev), d.edge}, err
 }
 
 // tellCommand says that a revision made the answer what it is at now, from what it was
 // before; unless that is so without it, because something ended or began to count just
 // when it was applied.
-func (t *turning) tellCommand(turn *Turn, before, now *moment, made ledger.Revision) error {
+func (t *turning) tellCommand(turn *Turn, before, now *stretch, made ledger.Revision, alike func(model.Verdict) bool) error {
 	last, err := t.view.TimeOf(made - 1)
 	if err != nil {
 		return err
 	}
 	if last < turn.Time {
-		without, err := t.at(made-1, min(turn.Time, now.clock))
+		without, err := t.at(moment{made - 1, min(turn.Time, now.to.clock)})
 		if err != nil {
 			return err
 		}
-		if without.verdict == turn.Verdict && without.read.edge == turn.Time {
+		if alike(without.verdict) && without.read.edge == turn.Time {
 			return t.tellEdge(turn, before, &without)
 		}
 	}
@@ -176,7 +326,7 @@ func (t *turning) tellCommand(turn *Turn, before, now *moment, made ledger.Revis
 }
 
 // tellEdge says that a grant that ended or began to count made the answer what it is.
-func (t *turning) tellEdge(turn *Turn, before, now *moment) error {
+func (t *turning) tellEdge(turn *Turn, before, now *stretch) error {
 	at := now.read.edge
 	edged := now.read.edged
 	if now.read.edges > 1 {
@@ -202,7 +352,7 @@ func (t *turning) tellEdge(turn *Turn, before, now *moment) error {
 // proven returns the version, as of now, of a tuple that fits and that an allow, now or
 // before, is proved by: one that counts, or else one that has to do with it. The zero
 // version if there is no allow, or no such tuple.
-func (t *turning) proven(before, now *moment, fits func(index.Version) bool) (found index.Version, err error) {
+func (t *turning) proven(before, now *stretch, fits func(index.Version) bool) (found index.Version, err error) {
 	allow := now
 	if now.verdict != model.Holds {
 		allow = before
@@ -211,14 +361,15 @@ func (t *turning) proven(before, now *moment, fits func(index.Version) bool) (fo
 		return found, nil
 	}
 	var proof *model.Explanation
-	err = t.ask(allow, func(sc model.Scope, in *model.Model) (err error) {
+	at := stretch{from: allow.to, to: allow.to}
+	err = t.ask(&at, t.engine.budgets.Check.Rows, func(sc model.Scope, in *model.Model) (err error) {
 		proof, _, err = in.Explain(sc, t.engine.budgets.List, questionOf(t.question.Tuple))
 		return err
 	})
 	if err != nil || proof == nil {
 		return found, err
 	}
-	v, err := t.view.At(now.rev)
+	v, err := t.view.At(now.to.rev)
 	if err != nil {
 		return found, err
 	}
@@ -252,22 +403,36 @@ func (t *turning) proven(before, now *moment, fits func(index.Version) bool) (fo
 }
 
 // at asks the question at a moment.
-func (t *turning) at(rev ledger.Revision, clock int64) (moment, error) {
-	m := moment{rev: rev, clock: clock, verdict: model.HoldsNot, read: reading{clock: clock}}
-	err := t.ask(&m, func(sc model.Scope, in *model.Model) error {
+func (t *turning) at(m moment) (stretch, error) {
+	return t.over(m, m, false, t.engine.budgets.Check.Rows)
+}
+
+// over asks the question at all moments from one to another, within so many rows. All must
+// have the model of the last.
+func (t *turning) over(from, to moment, still bool, rows int) (stretch, error) {
+	s := stretch{from: from, to: to, still: still, verdict: model.HoldsNot}
+	err := t.ask(&s, rows, func(sc model.Scope, in *model.Model) error {
 		allowed, spent, err := in.Check(sc, questionOf(t.question.Tuple))
+		s.rows = spent.Rows
 		t.left -= spent.Rows
+		var why *doubt
 		switch {
+		case errors.As(err, &why):
+			s.verdict, s.doubt = model.Undecided, *why
 		case err != nil && !own(err):
 			return err
 		case err != nil:
-			m.verdict = model.Undecided
+			s.verdict = model.Undecided
 		case allowed:
-			m.verdict = model.Holds
+			s.verdict = model.Holds
 		}
 		return nil
 	})
-	return m, err
+	var budget *model.BudgetError
+	if from != to && t.left > 0 && errors.As(err, &budget) && budget.What != "time" {
+		s.verdict, s.costly, err = model.Undecided, true, nil
+	}
+	return s, err
 }
 
 // own reports whether an error is the answer to a question: asked again, it would be the
@@ -285,26 +450,26 @@ func own(err error) bool {
 		errors.As(err, &ill) || errors.As(err, &cost) || errors.As(err, &condition)
 }
 
-// ask runs something at a moment, noting what it reads; nothing where the question names
+// ask runs something over a stretch, noting what it reads; nothing where the question names
 // what the model in force lacks.
-func (t *turning) ask(m *moment, run func(model.Scope, *model.Model) error) error {
-	if m.rev == 0 {
+func (t *turning) ask(s *stretch, rows int, run func(model.Scope, *model.Model) error) error {
+	if s.to.rev == 0 {
 		return nil
 	}
 	v := t.view
-	if m.rev != v.Revision() {
+	if s.to.rev != v.Revision() {
 		var err error
-		if v, err = t.view.At(m.rev); err != nil {
+		if v, err = t.view.At(s.to.rev); err != nil {
 			return err
 		}
 		defer v.Close()
 	}
-	m.read.view = v
-	defer func() { m.read.view = nil }()
+	s.read = reading{view: v, from: s.from, clock: s.to.clock}
+	defer func() { s.read.view = nil }()
 	in, programs := t.model, t.programs
 	if !t.pinned {
-		m.model = v.ModelRevision()
-		if m.rev != t.view.Revision() {
+		s.model = v.ModelRevision()
+		if s.to.rev != t.view.Revision() {
 			var err error
 			if in, err = v.Model(ledger.ID{}); err != nil || in == nil {
 				return err
@@ -319,61 +484,90 @@ func (t *turning) ask(m *moment, run func(model.Scope, *model.Model) error) erro
 		return nil
 	}
 	budget := t.engine.budgets.Check
-	if budget.Rows = min(budget.Rows, t.left); budget.Rows <= 0 {
+	if budget.Rows = min(budget.Rows, rows, t.left); budget.Rows <= 0 {
 		return &model.BudgetError{What: "rows", Limit: t.engine.budgets.List.Rows}
 	}
-	sc := model.Scope{Reader: &m.read, Time: m.clock, Budget: budget, Stop: t.clock.stop}
+	sc := model.Scope{Reader: &s.read, Time: s.to.clock, Budget: budget, Stop: t.clock.stop}
 	if t.given != nil {
-		sc.Reader = &overlay{&m.read, t.given.tuples, t.given.grants}
+		sc.Reader = &overlay{&s.read, t.given.tuples, t.given.grants}
 	}
+	over := &conditions{stretch: s, programs: programs}
 	if programs != nil {
-		sc.Conditions = &watched{programs.ConditionsOver(t.question.Context, t.question.Over, m.clock), programs, &t.timed}
+		over.Conditions = programs.ConditionsOver(t.question.Context, t.question.Over, s.to.clock)
 	}
+	sc.Conditions = over
 	return run(sc, in)
 }
 
-// watched are conditions that note whether one that looks at the time was asked.
-type watched struct {
-	model.Conditions
-	programs *dsl.Programs
-	timed    *bool
+// Conditions are those of a model over a stretch. A grant whose condition the model lacks
+// is none that it allows, and never asked about.
+type conditions struct {
+	model.Conditions // nil without programs
+	stretch          *stretch
+	programs         *dsl.Programs // nil if the model has none
 }
 
-func (w *watched) Holds(condition string, stored []byte) (bool, error) {
-	*w.timed = *w.timed || w.programs.Timed(condition)
-	return w.Conditions.Holds(condition, stored)
+func (c *conditions) Holds(condition string, stored []byte) (bool, error) {
+	if condition == model.Doubtful {
+		return false, &doubt{ledger.Revision(binary.BigEndian.Uint64(stored)), int64(binary.BigEndian.Uint64(stored[8:]))}
+	}
+	if c.programs.Timed(condition) {
+		s := c.stretch
+		s.timed = true
+		if !s.still && s.from.clock < s.to.clock {
+			return false, &doubt{}
+		}
+	}
+	return c.Conditions.Holds(condition, stored)
 }
 
-// A reading is a [model.Reader] over a view that notes the newest of what is read.
+// A reading is a [model.Reader] over a view that notes the newest of what is read. Over a
+// stretch, what does not count alike at all its moments is doubtful.
 type reading struct {
 	view    *index.View
-	clock   int64
+	from    moment        // the first of the stretch
+	clock   int64         // of the last
 	version index.Version // the newest, a dead one too, of several the first read; zero if nothing was read
 	tuples  int           // how often its revision was met, not less than it has tuples
 	edge    int64         // the newest time up to clock at which something read began or ended to count; 0 for none
 	edged   index.Version // that did; of several the first read
 	edges   int           // as tuples
+	doubt   doubt         // the newest changes of what is doubtful, zero if nothing is
 }
 
-func (r *reading) note(n index.Version) {
+// note notes what is read, and returns what the evaluator takes for its grant, false if that
+// is not live at any moment.
+func (r *reading) note(n index.Version) (model.Grant, bool) {
 	switch {
 	case n.Revision > r.version.Revision:
 		r.version, r.tuples = n, 1
 	case n.Revision == r.version.Revision && n.Tuple != r.version.Tuple:
 		r.tuples++
 	}
-	if !n.Live {
-		return
+	var d doubt
+	if n.Revision > r.from.rev {
+		d.rev = n.Revision
 	}
-	for _, edge := range [...]int64{n.Grant.ExpiresAt, n.Grant.NotBefore} {
-		switch {
-		case edge > r.clock || edge < r.edge || edge <= 0:
-		case edge > r.edge:
-			r.edge, r.edged, r.edges = edge, n, 1
-		case n.Tuple != r.edged.Tuple:
-			r.edges++
+	if n.Live {
+		for _, edge := range [...]int64{n.Grant.ExpiresAt, n.Grant.NotBefore} {
+			switch {
+			case edge > r.clock || edge <= 0:
+				continue
+			case edge > r.edge:
+				r.edge, r.edged, r.edges = edge, n, 1
+			case edge == r.edge && n.Tuple != r.edged.Tuple:
+				r.edges++
+			}
+			if edge > r.from.clock {
+				d.edge = max(d.edge, edge)
+			}
 		}
 	}
+	if d == (doubt{}) {
+		return n.Grant, n.Live
+	}
+	r.doubt = doubt{max(r.doubt.rev, d.rev), max(r.doubt.edge, d.edge)}
+	return d.grant(), true
 }
 
 // Grant implements [model.Reader].
@@ -382,17 +576,16 @@ func (r *reading) Grant(t tuple.Tuple) (model.Grant, bool, error) {
 	if err != nil || !ok {
 		return model.Grant{}, false, err
 	}
-	r.note(n)
-	return n.Grant, n.Live, nil
+	g, live := r.note(n)
+	return g, live, nil
 }
 
 // Subjects implements [model.Reader].
 func (r *reading) Subjects(o tuple.Object, relation, stype, srel, after string, yield func(tuple.Subject, model.Grant) bool) error {
 	more := true
 	return r.view.NewestVersions(index.ByObject(o, relation, &model.Kind{Type: stype, Relation: srel}, ""), func(n index.Version) bool {
-		r.note(n)
-		if n.Live && more && n.Tuple.Subject.ID > after {
-			more = yield(n.Tuple.Subject, n.Grant)
+		if g, live := r.note(n); live && more && n.Tuple.Subject.ID > after {
+			more = yield(n.Tuple.Subject, g)
 		}
 		return true
 	})
@@ -402,9 +595,8 @@ func (r *reading) Subjects(o tuple.Object, relation, stype, srel, after string, 
 func (r *reading) Objects(s tuple.Subject, otype, relation, after string, yield func(tuple.Object, model.Grant) bool) error {
 	more := true
 	return r.view.NewestVersions(index.BySubject(s, otype, relation), func(n index.Version) bool {
-		r.note(n)
-		if n.Live && more && n.Tuple.Object.ID > after {
-			more = yield(n.Tuple.Object, n.Grant)
+		if g, live := r.note(n); live && more && n.Tuple.Object.ID > after {
+			more = yield(n.Tuple.Object, g)
 		}
 		return true
 	})

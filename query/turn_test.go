@@ -2,10 +2,12 @@ package query_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
@@ -24,8 +26,9 @@ type annals struct {
 	request model.Value
 }
 
-// newAnnals folds n random steps.
-func newAnnals(t *testing.T, seed uint64, n int) *annals {
+// newAnnals folds n random steps; if busy, with many grants and revokes between them that
+// change nothing for anybody who is asked about: to subjects that nobody is or is in.
+func newAnnals(t *testing.T, seed uint64, n int, busy bool) *annals {
 	r := rand.New(rand.NewPCG(seed, 3))
 	a := &annals{
 		chronicle: &chronicle{world: newWorld(t, source), rand: r, engine: query.NewEngine(query.Budgets{})},
@@ -58,6 +61,19 @@ func newAnnals(t *testing.T, seed uint64, n int) *annals {
 		}
 		a.fold(a.command(step))
 		a.times[a.past[len(a.past)-1].revision] = a.now
+		for m := a.past[len(a.past)-1].model; busy && r.IntN(3) > 0; {
+			u, g := querytest.NewGrant(r, m)
+			if u.Subject.ID == tuple.Wildcard {
+				continue
+			}
+			u.Subject.ID = "stranger"
+			step = querytest.Step{Grant: map[tuple.Tuple]model.Grant{u: {Condition: g.Condition, Context: g.Context}}}
+			if _, ok := a.past[len(a.past)-1].grants[u]; ok {
+				step = querytest.Step{Revoke: []tuple.Tuple{u}}
+			}
+			a.fold(a.command(step))
+			a.times[a.past[len(a.past)-1].revision] = a.now
+		}
 	}
 	return a
 }
@@ -118,15 +134,37 @@ func (a *annals) points(head past, until int64, pinned *model.Model, contextual 
 // wrongTurn says how a turn is not what the moments up to the last of points say, or "".
 func (a *annals) wrongTurn(points []point, q tuple.Tuple, contextual []query.Contextual, pinned *model.Model, got query.Turn) string {
 	now := points[len(points)-1].values[q]
+	i, text := a.wrongMoment(points, q, contextual, pinned, got, func(v querytest.Value) bool { return v == now })
+	switch {
+	case text != "":
+		return text
+	case now != querytest.Denied || got.Before != model.Undecided:
+		if got.Held != nil {
+			return "it is told when the relation was last held, though it follows"
+		}
+		return ""
+	case got.Held == nil:
+		return "it is not told when the relation was last held"
+	}
+	if _, text = a.wrongMoment(points[:i+1], q, contextual, pinned, *got.Held, func(v querytest.Value) bool { return v != querytest.Allowed }); text != "" {
+		return "last held: " + text
+	}
+	return ""
+}
+
+// wrongMoment says how a turn is not what the moments up to the last of points say, or "",
+// where alike says which answers are. It returns the last of the points before the turn, or -1.
+func (a *annals) wrongMoment(points []point, q tuple.Tuple, contextual []query.Contextual, pinned *model.Model, got query.Turn, alike func(querytest.Value) bool) (int, string) {
 	i := len(points) - 1
-	for i >= 0 && points[i].values[q] == now {
+	for i >= 0 && alike(points[i].values[q]) {
 		i--
 	}
+	last, now := i, points[i+1].values[q]
 	verdicts := map[querytest.Value]model.Verdict{querytest.Allowed: model.Holds, querytest.Denied: model.HoldsNot, querytest.Failed: model.Undecided}
 	want := query.Turn{Verdict: verdicts[now], Cause: query.Never}
 	var by past // the state with the tuple that turned it
 	switch {
-	case i < 0 && (now == querytest.Denied || pinned != nil):
+	case i < 0 && (now == querytest.Denied || pinned != nil || alike(querytest.Denied)):
 		// before its first model, or as far back as there is anything, the same
 	case i < 0:
 		i = -1
@@ -146,7 +184,7 @@ func (a *annals) wrongTurn(points []point, q tuple.Tuple, contextual []query.Con
 			if pinned != nil {
 				before.model = pinned
 			}
-			if a.values(before, turned.clock, contextual)[q] == now {
+			if alike(a.values(before, turned.clock, contextual)[q]) {
 				edge, by = true, a.past[at-1]
 			}
 		}
@@ -170,7 +208,7 @@ func (a *annals) wrongTurn(points []point, q tuple.Tuple, contextual []query.Con
 			case g.NotBefore:
 				want.Cause = query.ByStart
 			default:
-				return fmt.Sprintf("the tuple %s has no edge at %d", got.Tuple, turned.clock-start)
+				return last, fmt.Sprintf("the tuple %s has no edge at %d", got.Tuple, turned.clock-start)
 			}
 			break
 		}
@@ -181,14 +219,17 @@ func (a *annals) wrongTurn(points []point, q tuple.Tuple, contextual []query.Con
 			changed = (had != has || !before.Equal(after)) && got.Revoked == !has
 		}
 		if !changed {
-			return fmt.Sprintf("%s was not changed by revision %d", got.Tuple, turned.revision)
+			return last, fmt.Sprintf("%s was not changed by revision %d", got.Tuple, turned.revision)
 		}
 	}
+	if want.Cause == query.Never {
+		want.Verdict = got.Verdict // of what was never held, any but held
+	}
 	if got.Verdict != want.Verdict || got.Before != want.Before || got.Cause != want.Cause || got.Time != want.Time || got.Command.Revision != want.Command.Revision || got.Timed {
-		return fmt.Sprintf("the turn is %+v at %d, want verdict %d, before %d, cause %d, at %d, by revision %d",
+		return last, fmt.Sprintf("the turn is %+v at %d, want verdict %d, before %d, cause %d, at %d, by revision %d",
 			got, got.Time-start, want.Verdict, want.Before, want.Cause, want.Time-start, want.Command.Revision)
 	}
-	return ""
+	return last, ""
 }
 
 // TestOracleTurns asks since when every answer at moments of random histories has been
@@ -199,9 +240,9 @@ func TestOracleTurns(t *testing.T) {
 		seed = uint64(time.Now().UnixNano()) % 1_000_000_000
 	}
 	t.Logf("histories from seed %d; -args -seed %d runs them again", seed, seed)
-	causes := make(map[query.Cause]int)
+	causes, held := make(map[query.Cause]int), 0
 	for n := range *histories {
-		a := newAnnals(t, seed+n, 30)
+		a := newAnnals(t, seed+n, 30, n%3 == 2)
 		for _, i := range append(a.rand.Perm(len(a.past))[:2], len(a.past)-1) {
 			head := a.past[i]
 			until := a.times[head.revision]
@@ -235,11 +276,14 @@ func TestOracleTurns(t *testing.T) {
 					t.Fatalf("seed %d: Turn(%s) at revision %d, time %d, %d contextual tuples, pinned %v: %s; the oracle says otherwise", seed+n, q, head.revision, until-start, len(contextual), pinned != nil, text)
 				}
 				causes[got.Cause]++
+				if got.Held != nil && got.Held.Cause != query.Never {
+					held++
+				}
 			}
 			v.Close()
 		}
 	}
-	t.Logf("causes: %v", causes)
+	t.Logf("causes: %v; last held before there was no answer: %d", causes, held)
 	for cause, least := range map[query.Cause]int{query.ByCommand: 30, query.ByExpiry: 2, query.ByStart: 1, query.Never: 100} {
 		if n := causes[cause]; *histories >= 8 && n < least*int(*histories) { // of a few, chance decides
 			t.Errorf("only %d turns of %d histories have the cause %d; want %d or more", n, *histories, cause, least*int(*histories))
@@ -257,5 +301,174 @@ func TestTurnOver(t *testing.T) {
 	got, err := w.ask(query.NewEngine(query.Budgets{}), start+100).Turn(context.Background(), q)
 	if err != nil || got.Verdict != model.Holds || got.Before != model.HoldsNot || got.Command.Revision != 3 {
 		t.Errorf("Turn = %+v, %v, want allowed since revision 3", got, err)
+	}
+}
+
+// window returns the context of a condition that holds from one moment until another, in
+// nanoseconds after start.
+func window(from, until int64) model.Value {
+	at := func(n int64) string { return strconv.Quote(time.Unix(0, start+n).UTC().Format(time.RFC3339Nano)) }
+	return object("from", at(from), "until", at(until))
+}
+
+// busyFolder folds a folder that is shared with 3,000 groups, and grants, one a revision,
+// to groups that user:m is not in: n of them, each revoked later. User:m was in one of the
+// 3,000 until just before; user:x still is. It returns the revision that ended that.
+func busyFolder(t testing.TB, n int) (*world, ledger.Revision) {
+	w := newWorld(t, source)
+	revoke := func(text string) {
+		w.fold(&ledger.Command{Store: w.store, Changes: []ledger.Change{{Kind: ledger.Revoke, Tuple: parse(t, text)}}})
+	}
+	group := func(i int) string { return fmt.Sprintf("folder:f#viewer@group:g%04d#member", i) }
+	for i := 0; i < 3000; i += 100 {
+		var tuples []string
+		for k := range 100 {
+			tuples = append(tuples, group(i+k))
+		}
+		w.grant(tuples...)
+	}
+	w.grant("group:g1234#member@user:m", "group:g1234#member@user:x")
+	revoke("group:g1234#member@user:m")
+	made := ledger.Revision(2 + 30 + 2)
+	for i := range n {
+		w.grant(group(3000 + i))
+	}
+	for i := range n {
+		revoke(group(3000 + i))
+	}
+	return w, made
+}
+
+// TestTurnUnrelated: many changes of what is read, but which the answer does not hang on,
+// cost little.
+func TestTurnUnrelated(t *testing.T) {
+	w, made := busyFolder(t, 600)
+	// The grants are up to 3,600, and each is three rows: all are read some times, not 1,200.
+	a := w.ask(query.NewEngine(query.Budgets{List: model.Budget{Rows: 100_000}}), w.now+100)
+	for _, tt := range []struct {
+		ask     string
+		verdict model.Verdict
+		cause   query.Cause
+		by      ledger.Revision
+		tuple   string
+	}{
+		{"folder:f#viewer@user:m", model.HoldsNot, query.ByCommand, made, "group:g1234#member@user:m"},
+		{"folder:f#viewer@user:x", model.Holds, query.ByCommand, made - 1, "group:g1234#member@user:x"},
+		{"folder:f#viewer@user:nobody", model.HoldsNot, query.Never, 0, ""},
+	} {
+		got, err := a.Turn(context.Background(), query.Question{Tuple: parse(t, tt.ask)})
+		if about := got.Tuple.String(); err != nil || got.Verdict != tt.verdict || got.Cause != tt.cause || got.Command.Revision != tt.by || tt.by > 0 && about != tt.tuple {
+			t.Errorf("Turn(%s) = %+v, %v; want verdict %d, cause %d, by revision %d", tt.ask, got, err, tt.verdict, tt.cause, tt.by)
+		}
+	}
+}
+
+// BenchmarkTurnUnrelated asks since when somebody does not hold a relation, after 1,200
+// changes of what is read.
+func BenchmarkTurnUnrelated(b *testing.B) {
+	w, _ := busyFolder(b, 600)
+	a := w.ask(query.NewEngine(query.Budgets{}), w.now+100)
+	q := query.Question{Tuple: parse(b, "folder:f#viewer@user:m")}
+	b.ReportAllocs()
+	for b.Loop() {
+		if turn, err := a.Turn(context.Background(), q); err != nil || turn.Cause != query.ByCommand {
+			b.Fatal(turn, err)
+		}
+	}
+}
+
+// TestTurnWindows asks since when answers are what they are that hang on windows of time,
+// and holds what is said against the answer at every nanosecond before.
+func TestTurnWindows(t *testing.T) {
+	seed := *oracleSeed
+	if seed == 0 {
+		seed = uint64(time.Now().UnixNano()) % 1_000_000_000
+	}
+	t.Logf("histories from seed %d; -args -seed %d runs them again", seed, seed)
+	causes, exact := make(map[query.Cause]int), 0
+	for n := range *histories {
+		r := rand.New(rand.NewPCG(seed+n, 5))
+		w := newWorld(t, explainSource)
+		w.wait = func() int64 { return 1 + r.Int64N(3) }
+		subjects := []string{"user:x", "group:g#member"}
+		for range 20 {
+			about := []string{"doc:a#editor@" + subjects[r.IntN(2)], "doc:a#banned@user:x", "doc:a#parent@doc:b", "doc:b#editor@user:x", "group:g#member@user:x", "doc:a#editor@user:y"}[r.IntN(6)]
+			c := ledger.Change{Kind: ledger.Grant, Tuple: parse(t, about)}
+			switch k := r.IntN(5); {
+			case k == 0:
+				c.Kind = ledger.Revoke
+			case k < 4 && c.Tuple.Relation == "editor" && c.Tuple.Subject.Type == "user":
+				from := w.now - start + r.Int64N(20) - 5
+				c.Grant = model.Grant{Condition: "window", Context: model.AppendContext(nil, window(from, from+1+r.Int64N(8)))}
+			}
+			w.fold(&ledger.Command{Store: w.store, Changes: []ledger.Change{c}})
+		}
+		end := w.now + 10
+		engine := query.NewEngine(query.Budgets{})
+		q := query.Question{Tuple: parse(t, "doc:a#viewer@user:x")}
+		held := make(map[int64]bool)
+		var turns []query.Turn
+		for at := int64(start); at <= end; at++ {
+			v, err := w.x.ViewAt(w.store, at)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := engine.Ask(v, ledger.ID{}, at)
+			var turn query.Turn
+			if err == nil {
+				turn, err = a.Turn(context.Background(), q)
+				if err == nil {
+					var answer query.Answer
+					answer, err = a.Check(context.Background(), q)
+					held[at] = answer.Allowed
+				}
+			}
+			if err != nil && !errors.Is(err, query.ErrNoModel) {
+				t.Fatal(err)
+			}
+			turns = append(turns, turn)
+			v.Close()
+		}
+		for i, turn := range turns {
+			at, since := start+int64(i), start+int64(i)
+			if turn.Verdict == 0 {
+				continue // no model yet
+			}
+			for since >= start && held[since] == held[at] {
+				since--
+			}
+			since++ // start: never another
+			causes[turn.Cause]++
+			wrong := ""
+			switch {
+			case (turn.Verdict == model.Holds) != held[at]:
+				wrong = "the verdict is another"
+			case turn.Cause == query.Never:
+				if since > start && !turn.Timed {
+					wrong = "it was another"
+				}
+			case !turn.Timed:
+				if exact++; turn.Time != since {
+					wrong = "the time is another"
+				}
+			case turn.Time > since:
+				wrong = "it is not so since then at the earliest"
+			case turn.Cause == query.ByClock:
+				if held[turn.Time] == held[at] {
+					wrong = "the answer then was no other"
+				}
+			case held[turn.Time] != held[at] || held[turn.Time-1] == held[at]:
+				wrong = "it did not become so then"
+			}
+			if wrong != "" {
+				t.Fatalf("seed %d: at +%d, held %v since +%d, the turn is %+v (+%d): %s", seed+n, at-start, held[at], since-start, turn, turn.Time-start, wrong)
+			}
+		}
+	}
+	t.Logf("causes: %v, exact: %d", causes, exact)
+	for _, c := range []query.Cause{query.ByCommand, query.ByClock, query.Never} {
+		if *histories >= 8 && (causes[c] == 0 || exact == 0) {
+			t.Errorf("causes: %v, exact: %d", causes, exact)
+		}
 	}
 }

@@ -595,6 +595,9 @@ func (s *search) grant(p *plan, o tuple.Object, subject tuple.Subject) (bool, er
 // counts answers whether a grant counts: it is active, the model allows it, and its
 // condition holds.
 func (s *search) counts(r *Relation, subject tuple.Subject, g *Grant) (bool, error) {
+	if g.Condition == Doubtful {
+		return s.conditions.Holds(Doubtful, g.Context)
+	}
 	if !g.Active(s.time) || !r.allows(subject, g.Condition) {
 		return false, nil
 	}

@@ -132,6 +132,11 @@ func (g *Grant) Active(at int64) bool {
 	return at >= g.NotBefore && (g.ExpiresAt == 0 || at < g.ExpiresAt)
 }
 
+// Doubtful is the condition of a grant of which a [Reader] does not know whether it counts.
+// Whatever the model allows, [Conditions] are asked, which say why. No condition has this
+// name, so that nothing is granted under it.
+const Doubtful = "*"
+
 // A Reader is the state a [Model] is evaluated over: the tuples live at one moment.
 // What it yields may be expired or not yet active; the evaluator decides that.
 // Its methods are called by one goroutine.
