@@ -27,9 +27,11 @@ is shown once. ✓ holds, ✗ does not hold, ? has no answer.
 
 Below stands since when the answer is what it is, and the command that made it so, or
 the grant that ended; so of a denial, when the access was last held and what ended it.
-That time is exact. All others are cut to the second, and so may be just before the entry
-that they are of: to ask about one with --at, give its revision, the number after the @,
-or the time that -o json has.
+That time is exact. If the answer hangs on a condition that looks at the time, it may have
+been another since then, and that is said: the time is the earliest. Where the search for
+it is given up, that is said too; the server's --list-budget bounds it. All other times
+are cut to the second, and so may be just before the entry that they are of: to ask about
+one with --at, give its revision, the number after the @, or the time that -o json has.
 
 --format is one of
   tree      for reading (the default)
@@ -93,11 +95,8 @@ func explainedTree(t *pb.Tuple, r *pb.ExplainResponse) string {
 	fmt.Fprintf(&b, "%s at revision %d: %s\n", verdictText(r), r.GetRevision(), oneLine(said(t)))
 	x := &explainDrawing{Builder: &b}
 	x.rule("", true, "", r.GetTree())
-	if text := turnText(r); text != "" {
+	for _, text := range turnTexts(r) {
 		b.WriteString(oneLine(text) + "\n")
-	}
-	if r.GetTurn().GetDependsOnTime() {
-		b.WriteString("A condition that was asked looks at the time: in between, the answer may have been another.\n")
 	}
 	return b.String()
 }
@@ -112,42 +111,90 @@ func verdictText(r *pb.ExplainResponse) string {
 	return "denied"
 }
 
-// turnText says since when the answer is what it is, "" if that is not known at all.
-func turnText(r *pb.ExplainResponse) string {
+// turnTexts says since when the answer is what it is, and of a denial when the relation was
+// last held, a sentence each. None if there is no answer.
+func turnTexts(r *pb.ExplainResponse) []string {
 	t := r.GetTurn()
+	if t == nil {
+		return nil
+	}
+	verdict, other := verdictText(r), "denied"
+	switch {
+	case t.GetUndecidedBefore():
+		other = "without an answer"
+	case !r.GetAllowed():
+		other = "allowed"
+	}
+	at, what := exactly(t.GetTime()), turnedBy(t)
+	var texts []string
+	switch cause := t.GetCause(); {
+	case cause == pb.Turn_UNKNOWN:
+		texts = []string{verdict + " since " + at + " or before; what made it so was not found within the budget (serve --list-budget)"}
+		if t.GetDependsOnTime() {
+			texts = []string{verdict + " since " + at + " or before, the clock apart; what made it so was not found within the budget (serve --list-budget)"}
+		}
+	case cause == pb.Turn_NEVER && r.GetAllowed() && t.GetDependsOnTime():
+		texts = []string{"allowed from the beginning, the clock apart"}
+	case cause == pb.Turn_NEVER && r.GetAllowed():
+		texts = []string{"allowed from the beginning"}
+	case cause == pb.Turn_NEVER:
+		texts = []string{lastHeldText(t)}
+	case cause == pb.Turn_CLOCK:
+		texts = []string{verdict + " by the clock, since some time after " + at + ", when it was " + other}
+	case t.GetDependsOnTime() && t.GetUndecidedBefore():
+		texts = []string{verdict + " since " + at + " at the earliest, before that without an answer; by " + what}
+	case t.GetDependsOnTime():
+		texts = []string{verdict + " since " + at + " at the earliest, by " + what}
+	case t.GetUndecidedBefore():
+		texts = []string{verdict + " since " + at + ", before that without an answer; by " + what}
+	case r.GetAllowed():
+		texts = []string{"allowed since " + at + ", by " + what}
+	default:
+		texts = []string{lastHeldText(t)}
+	}
+	if h := t.GetLastHeld(); h != nil {
+		texts = append(texts, lastHeldText(h))
+	}
+	if t.GetDependsOnTime() || t.GetLastHeld().GetDependsOnTime() {
+		texts = append(texts, "A condition that was asked looks at the time: in between, the answer may have been another.")
+	}
+	return texts
+}
+
+// lastHeldText says when a relation was last held, and what ended that.
+func lastHeldText(t *pb.Turn) string {
 	at := exactly(t.GetTime())
-	by := provenanceText(t.GetCommand())
-	since, until := "allowed since "+at+", by", "last held until "+at+", ended by"
-	if !r.GetAllowed() {
-		if since = until; t.GetUndecidedBefore() {
-			since = "denied since " + at + ", before that without an answer; by"
-		}
-	} else if t.GetUndecidedBefore() {
-		since = "allowed since " + at + ", before that without an answer; by"
-	}
-	switch t.GetCause() {
-	case pb.Turn_COMMAND:
-		what := "grant " + said(t.GetTuple())
-		switch {
-		case t.GetTuple() == nil:
-			what = "write model"
-		case t.GetRevoked():
-			what = "revoke " + said(t.GetTuple())
-		}
-		return since + " " + what + "  " + by
-	case pb.Turn_EXPIRY:
-		return since + " the expiry of " + said(t.GetTuple()) + ", granted  " + by
-	case pb.Turn_START:
-		return since + " the start of " + said(t.GetTuple()) + ", granted  " + by
-	case pb.Turn_NEVER:
-		if r.GetAllowed() {
-			return "allowed from the beginning"
-		}
+	switch {
+	case t.GetCause() == pb.Turn_UNKNOWN && t.GetDependsOnTime():
+		return "not held since " + at + ", the clock apart; when it last was, was not found within the budget (serve --list-budget)"
+	case t.GetCause() == pb.Turn_UNKNOWN:
+		return "not held since " + at + "; when it last was, was not found within the budget (serve --list-budget)"
+	case t.GetCause() == pb.Turn_CLOCK:
+		return "last held at " + at + " or later, ended by the clock"
+	case t.GetCause() == pb.Turn_NEVER && t.GetDependsOnTime():
+		return "never held, the clock apart"
+	case t.GetCause() == pb.Turn_NEVER:
 		return "never held"
-	case pb.Turn_UNKNOWN:
-		return verdictText(r) + " since " + at + " or before; what made it so was not found within the budget"
+	case t.GetDependsOnTime():
+		return "last held until " + at + " at the earliest, ended by " + turnedBy(t)
 	}
-	return ""
+	return "last held until " + at + ", ended by " + turnedBy(t)
+}
+
+// turnedBy says which command, expiry or start a turn is by.
+func turnedBy(t *pb.Turn) string {
+	what := "grant " + said(t.GetTuple())
+	switch {
+	case t.GetCause() == pb.Turn_EXPIRY:
+		what = "the expiry of " + said(t.GetTuple()) + ", granted"
+	case t.GetCause() == pb.Turn_START:
+		what = "the start of " + said(t.GetTuple()) + ", granted"
+	case t.GetTuple() == nil:
+		what = "write model"
+	case t.GetRevoked():
+		what = "revoke " + said(t.GetTuple())
+	}
+	return what + "  " + provenanceText(t.GetCommand())
 }
 
 // provenanceText says where something comes from, on one line.

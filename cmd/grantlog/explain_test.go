@@ -2,6 +2,7 @@ package main
 
 import (
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -90,6 +91,64 @@ func TestTreeHostile(t *testing.T) {
 		"never granted", "  revoked  @7", "; was granted  @7", "  expired", "not yet in force", "no longer allowed by the model", "the condition does not hold", "the condition has no answer: ", "no grant to such a subject", "but not: ✗ granted to"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the tree lacks %q:\n%s", want, text)
+		}
+	}
+}
+
+// TestTurnTexts: what is said of since when is what is known, and no more.
+func TestTurnTexts(t *testing.T) {
+	const at = "2027-01-15T08:00:00Z"
+	by := &pb.Provenance{Revision: 7, Time: &timestamppb.Timestamp{Seconds: 1_800_000_000}, Actor: "ann"}
+	turn := func(cause pb.Turn_Cause, undecided, timed bool) *pb.Turn {
+		m := &pb.Turn{Cause: cause, UndecidedBefore: undecided, DependsOnTime: timed}
+		if cause != pb.Turn_NEVER {
+			m.Time = by.Time
+		}
+		if cause == pb.Turn_COMMAND || cause == pb.Turn_EXPIRY {
+			m.Command, m.Tuple = by, &pb.Tuple{Object: "doc:a", Relation: "viewer", Subject: "user:x"}
+		}
+		return m
+	}
+	held := func(m, last *pb.Turn) *pb.Turn { m.LastHeld = last; return m }
+	const (
+		grant  = "grant user:x viewer doc:a  @7 2027-01-15T08:00:00Z ann"
+		looks  = "A condition that was asked looks at the time: in between, the answer may have been another."
+		budget = "was not found within the budget (serve --list-budget)"
+	)
+	for _, tt := range []struct {
+		allowed bool
+		turn    *pb.Turn
+		want    []string
+	}{
+		{true, nil, nil},
+		{true, turn(pb.Turn_COMMAND, false, false), []string{"allowed since " + at + ", by " + grant}},
+		{true, turn(pb.Turn_COMMAND, true, false), []string{"allowed since " + at + ", before that without an answer; by " + grant}},
+		{true, turn(pb.Turn_COMMAND, false, true), []string{"allowed since " + at + " at the earliest, by " + grant, looks}},
+		{true, turn(pb.Turn_COMMAND, true, true), []string{"allowed since " + at + " at the earliest, before that without an answer; by " + grant, looks}},
+		{true, turn(pb.Turn_CLOCK, false, true), []string{"allowed by the clock, since some time after " + at + ", when it was denied", looks}},
+		{true, turn(pb.Turn_CLOCK, true, true), []string{"allowed by the clock, since some time after " + at + ", when it was without an answer", looks}},
+		{true, turn(pb.Turn_NEVER, false, false), []string{"allowed from the beginning"}},
+		{true, turn(pb.Turn_NEVER, false, true), []string{"allowed from the beginning, the clock apart", looks}},
+		{true, turn(pb.Turn_UNKNOWN, false, false), []string{"allowed since " + at + " or before; what made it so " + budget}},
+		{false, turn(pb.Turn_COMMAND, false, false), []string{"last held until " + at + ", ended by " + grant}},
+		{false, turn(pb.Turn_EXPIRY, false, false), []string{"last held until " + at + ", ended by the expiry of user:x viewer doc:a, granted  @7 2027-01-15T08:00:00Z ann"}},
+		{false, turn(pb.Turn_COMMAND, false, true), []string{"denied since " + at + " at the earliest, by " + grant, looks}},
+		{false, turn(pb.Turn_CLOCK, false, true), []string{"denied by the clock, since some time after " + at + ", when it was allowed", looks}},
+		{false, turn(pb.Turn_NEVER, false, false), []string{"never held"}},
+		{false, turn(pb.Turn_NEVER, false, true), []string{"never held, the clock apart", looks}},
+		{false, turn(pb.Turn_UNKNOWN, false, true), []string{"denied since " + at + " or before, the clock apart; what made it so " + budget, looks}},
+		{false, held(turn(pb.Turn_COMMAND, true, false), turn(pb.Turn_EXPIRY, false, false)), []string{
+			"denied since " + at + ", before that without an answer; by " + grant,
+			"last held until " + at + ", ended by the expiry of user:x viewer doc:a, granted  @7 2027-01-15T08:00:00Z ann"}},
+		{false, held(turn(pb.Turn_COMMAND, true, false), turn(pb.Turn_NEVER, false, false)), []string{
+			"denied since " + at + ", before that without an answer; by " + grant, "never held"}},
+		{false, held(turn(pb.Turn_COMMAND, true, false), turn(pb.Turn_UNKNOWN, false, false)), []string{
+			"denied since " + at + ", before that without an answer; by " + grant, "not held since " + at + "; when it last was, " + budget}},
+		{false, held(turn(pb.Turn_COMMAND, true, false), turn(pb.Turn_CLOCK, false, true)), []string{
+			"denied since " + at + ", before that without an answer; by " + grant, "last held at " + at + " or later, ended by the clock", looks}},
+	} {
+		if got := turnTexts(&pb.ExplainResponse{Allowed: tt.allowed, Turn: tt.turn}); !slices.Equal(got, tt.want) {
+			t.Errorf("of %v, %v it is said\n%s\nwant\n%s", tt.allowed, tt.turn, strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
 		}
 	}
 }

@@ -16,7 +16,7 @@ func explainedMermaid(t *pb.Tuple, r *pb.ExplainResponse) string {
 	fmt.Fprintf(&b, "%%%% %s\nflowchart TD\n", mermaidComment(verdictText(r)+" at revision "+fmt.Sprint(r.GetRevision())+": "+said(t)))
 	m := &mermaid{Builder: &b, named: make(map[string]string), drawn: make(map[string]bool)}
 	root := m.relation(r.GetTree())
-	if text := turnText(r); text != "" {
+	for _, text := range turnTexts(r) {
 		m.arrow(root, m.box("note", text), "")
 	}
 	b.WriteString("  classDef holds stroke:#2a7d2a,stroke-width:2px\n" +

@@ -143,3 +143,61 @@ func TestUnknownAccess(t *testing.T) {
 		t.Errorf("the error is %v, want %s", err, want)
 	}
 }
+
+// TestCausesByTime has a grant that counts in a window of time alone: no report says that it
+// is held since it was granted, which it was not.
+func TestCausesByTime(t *testing.T) {
+	w := newReported(t)
+	w.write(`
+model
+  schema 1.1
+type user
+type doc
+  relations
+    define viewer: [user, user with window]
+condition window(from: timestamp, until: timestamp) {
+  now >= from && now < until
+}
+`)
+	within := func(from, until string) model.Grant {
+		return model.Grant{Condition: "window", Context: model.AppendContext(nil, model.Value{Kind: model.MapValue, Map: []model.Field{
+			{Name: "from", Value: model.Value{Kind: model.StringValue, String: from}},
+			{Name: "until", Value: model.Value{Kind: model.StringValue, String: until}},
+		}})}
+	}
+	w.apply(granting(t, "T-1", "doc:a#viewer@user:ann"))
+	w.apply(granted(t, "T-2", "doc:a#viewer@user:bob", within("2023-11-14T22:13:30Z", "2023-11-14T22:13:40Z"))) // from began+10 s
+	w.apply(granted(t, "T-3", "doc:a#viewer@user:cy", within("2000-01-01T00:00:00Z", "2023-11-14T22:13:40Z")))
+	in, after := began+int64(15e9), began+int64(25e9)
+	r, err := AccessToObject(background, w.at(0, in), parsed(t, "doc:a#viewer@user:ann").Object)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := picked(t, r, "subject", "access", "cause", "time", "revision", "ticket")
+	want := []string{
+		"user:ann held command 2023-11-14T22:13:20.000000003Z 3 T-1",
+		"user:bob held clock 2023-11-14T22:13:20.000000004Z  ",
+		"user:cy held command or clock 2023-11-14T22:13:20.000000005Z 5 T-3",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("doc:a is reached by\n%swant\n%s", sprint(got), sprint(want))
+	}
+	columns := []string{"change", "subject", "cause", "time", "revision"}
+	got = picked(t, EffectiveDifference(background, w.at(2, 0), w.at(0, in)), columns...)
+	want = []string{
+		"gained user:ann command 2023-11-14T22:13:20.000000003Z 3",
+		"gained user:bob clock 2023-11-14T22:13:20.000000004Z ",
+		"gained user:cy command or clock 2023-11-14T22:13:20.000000005Z 5",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the difference is\n%swant\n%s", sprint(got), sprint(want))
+	}
+	got = picked(t, EffectiveDifference(background, w.at(0, in), w.at(0, after)), columns...)
+	want = []string{
+		"lost user:bob clock 2023-11-14T22:13:35Z ",
+		"lost user:cy clock 2023-11-14T22:13:35Z ",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the difference is\n%swant\n%s", sprint(got), sprint(want))
+	}
+}

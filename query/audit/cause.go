@@ -19,10 +19,14 @@ const (
 	causeModel   = "model"   // a command that wrote one
 	causeExpiry  = "expiry"  // an expires_at came
 	causeStart   = "start"   // a not_before came
-	causeClock   = "clock"   // a condition that looks at the time
+	causeClock   = "clock"   // a condition that looks at the time; it was otherwise at the time told
 	causeNever   = "never"   // it was never otherwise
 	causeUnknown = "unknown" // it was not found out within the budget
 )
+
+// orClock follows a kind of cause if a condition that looks at the time may have made it
+// otherwise meanwhile: it is so since the time told at the earliest.
+const orClock = " or clock"
 
 // causeColumns are the columns that tell a cause.
 var causeColumns = []string{"cause", "time", "revision", "actor", "ticket", "reason"}
@@ -82,7 +86,7 @@ func (m *Moment) turn(ctx context.Context, t tuple.Tuple, after *Moment) (cause,
 	case err != nil:
 		return cause{}, "", err
 	case after != nil && turn.Timed && turn.Cause != query.Unknown && turn.Time <= after.time && turn.Command.Revision <= after.view.Revision():
-		return cause{kind: causeClock}, "", nil // nothing else happened since
+		return cause{kind: causeClock, at: after.time}, "", nil // nothing else happened since
 	}
 	c := cause{at: turn.Time, revision: turn.Command.Revision}
 	switch turn.Cause {
@@ -95,10 +99,15 @@ func (m *Moment) turn(ctx context.Context, t tuple.Tuple, after *Moment) (cause,
 		c.kind = causeExpiry
 	case query.ByStart:
 		c.kind = causeStart
+	case query.ByClock:
+		c.kind = causeClock
 	case query.Never:
 		c.kind = causeNever
 	default:
 		c.kind = causeUnknown
+	}
+	if turn.Timed && c.kind != causeClock {
+		c.kind += orClock
 	}
 	if turn.Tuple == (tuple.Tuple{}) {
 		return c, "", nil

@@ -128,6 +128,9 @@ func turnMessage(t *query.Turn) *pb.Turn {
 	if t.Tuple != (tuple.Tuple{}) {
 		m.Tuple = tupleMessage(t.Tuple)
 	}
+	if t.Held != nil {
+		m.LastHeld = turnMessage(t.Held)
+	}
 	return m
 }
 

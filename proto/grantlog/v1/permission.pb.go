@@ -242,8 +242,11 @@ const (
 	Turn_START Turn_Cause = 3
 	// The answer was never another.
 	Turn_NEVER Turn_Cause = 4
-	// It was not found out within the budget; it was not after the moment told.
+	// It was not found out within the budget of a list; it was not after the moment told.
 	Turn_UNKNOWN Turn_Cause = 5
+	// A condition that looks at the time, at some moment after the one told, at which the
+	// answer still was another.
+	Turn_CLOCK Turn_Cause = 6
 )
 
 // Enum value maps for Turn_Cause.
@@ -255,6 +258,7 @@ var (
 		3: "START",
 		4: "NEVER",
 		5: "UNKNOWN",
+		6: "CLOCK",
 	}
 	Turn_Cause_value = map[string]int32{
 		"CAUSE_UNSPECIFIED": 0,
@@ -263,6 +267,7 @@ var (
 		"START":             3,
 		"NEVER":             4,
 		"UNKNOWN":           5,
+		"CLOCK":             6,
 	}
 )
 
@@ -2556,9 +2561,13 @@ type Turn struct {
 	Revoked bool `protobuf:"varint,5,opt,name=revoked,proto3" json:"revoked,omitempty"`
 	// The answer before had no yes or no, but an error.
 	UndecidedBefore bool `protobuf:"varint,6,opt,name=undecided_before,json=undecidedBefore,proto3" json:"undecided_before,omitempty"`
-	// A condition that looks at the time was asked on the way: the answer may have changed
-	// meanwhile at moments when nothing else did, which are not looked at.
+	// The answer hangs on a condition that looks at the time, and may have been another
+	// meanwhile, at moments when nothing else changed: it is what it is since the moment told
+	// at the earliest, and of NEVER it may have been another.
 	DependsOnTime bool `protobuf:"varint,7,opt,name=depends_on_time,json=dependsOnTime,proto3" json:"depends_on_time,omitempty"`
+	// Of a denial with undecided_before: the newest moment at which the relation ceased to be
+	// held, by becoming an error or a denial. NEVER if it was never held.
+	LastHeld      *Turn `protobuf:"bytes,8,opt,name=last_held,json=lastHeld,proto3" json:"last_held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2640,6 +2649,13 @@ func (x *Turn) GetDependsOnTime() bool {
 		return x.DependsOnTime
 	}
 	return false
+}
+
+func (x *Turn) GetLastHeld() *Turn {
+	if x != nil {
+		return x.LastHeld
+	}
+	return nil
 }
 
 // ReadTuplesRequest asks for a page of granted tuples: those that match object, relation
@@ -3395,7 +3411,7 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\aNOT_YET\x10\x05\x12\x0f\n" +
 	"\vNOT_ALLOWED\x10\x06\x12\x13\n" +
 	"\x0fCONDITION_FALSE\x10\a\x12\x13\n" +
-	"\x0fCONDITION_ERROR\x10\b\"\x8b\x03\n" +
+	"\x0fCONDITION_ERROR\x10\b\"\xc6\x03\n" +
 	"\x04Turn\x12-\n" +
 	"\x05cause\x18\x01 \x01(\x0e2\x17.grantlog.v1.Turn.CauseR\x05cause\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x121\n" +
@@ -3403,7 +3419,8 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\x05tuple\x18\x04 \x01(\v2\x12.grantlog.v1.TupleR\x05tuple\x12\x18\n" +
 	"\arevoked\x18\x05 \x01(\bR\arevoked\x12)\n" +
 	"\x10undecided_before\x18\x06 \x01(\bR\x0fundecidedBefore\x12&\n" +
-	"\x0fdepends_on_time\x18\a \x01(\bR\rdependsOnTime\"Z\n" +
+	"\x0fdepends_on_time\x18\a \x01(\bR\rdependsOnTime\x12.\n" +
+	"\tlast_held\x18\b \x01(\v2\x11.grantlog.v1.TurnR\blastHeld\"e\n" +
 	"\x05Cause\x12\x15\n" +
 	"\x11CAUSE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aCOMMAND\x10\x01\x12\n" +
@@ -3411,7 +3428,8 @@ const file_grantlog_v1_permission_proto_rawDesc = "" +
 	"\x06EXPIRY\x10\x02\x12\t\n" +
 	"\x05START\x10\x03\x12\t\n" +
 	"\x05NEVER\x10\x04\x12\v\n" +
-	"\aUNKNOWN\x10\x05\"\x9b\x02\n" +
+	"\aUNKNOWN\x10\x05\x12\t\n" +
+	"\x05CLOCK\x10\x06\"\x9b\x02\n" +
 	"\x11ReadTuplesRequest\x12\x14\n" +
 	"\x05store\x18\x01 \x01(\tR\x05store\x12\x16\n" +
 	"\x06object\x18\x02 \x01(\tR\x06object\x12\x1a\n" +
@@ -3592,47 +3610,48 @@ var file_grantlog_v1_permission_proto_depIdxs = []int32{
 	41, // 62: grantlog.v1.Turn.time:type_name -> google.protobuf.Timestamp
 	42, // 63: grantlog.v1.Turn.command:type_name -> grantlog.v1.Provenance
 	38, // 64: grantlog.v1.Turn.tuple:type_name -> grantlog.v1.Tuple
-	40, // 65: grantlog.v1.ReadTuplesRequest.freshness:type_name -> grantlog.v1.Freshness
-	35, // 66: grantlog.v1.ReadTuplesResponse.tuples:type_name -> grantlog.v1.GrantedTuple
-	41, // 67: grantlog.v1.ReadTuplesResponse.evaluated_at:type_name -> google.protobuf.Timestamp
-	31, // 68: grantlog.v1.StreamTuplesRequest.read:type_name -> grantlog.v1.ReadTuplesRequest
-	32, // 69: grantlog.v1.StreamTuplesResponse.page:type_name -> grantlog.v1.ReadTuplesResponse
-	38, // 70: grantlog.v1.GrantedTuple.tuple:type_name -> grantlog.v1.Tuple
-	39, // 71: grantlog.v1.GrantedTuple.context:type_name -> google.protobuf.Struct
-	41, // 72: grantlog.v1.GrantedTuple.expires_at:type_name -> google.protobuf.Timestamp
-	41, // 73: grantlog.v1.GrantedTuple.not_before:type_name -> google.protobuf.Timestamp
-	4,  // 74: grantlog.v1.GrantedTuple.state:type_name -> grantlog.v1.GrantedTuple.State
-	38, // 75: grantlog.v1.BatchCheckRequest.Item.tuple:type_name -> grantlog.v1.Tuple
-	5,  // 76: grantlog.v1.BatchCheckRequest.Item.contextual:type_name -> grantlog.v1.ContextualTuple
-	39, // 77: grantlog.v1.BatchCheckRequest.Item.context:type_name -> google.protobuf.Struct
-	10, // 78: grantlog.v1.BatchCheckResponse.Result.error:type_name -> grantlog.v1.QuestionError
-	6,  // 79: grantlog.v1.PermissionService.Check:input_type -> grantlog.v1.CheckRequest
-	8,  // 80: grantlog.v1.PermissionService.BatchCheck:input_type -> grantlog.v1.BatchCheckRequest
-	11, // 81: grantlog.v1.PermissionService.ListObjects:input_type -> grantlog.v1.ListObjectsRequest
-	13, // 82: grantlog.v1.PermissionService.StreamObjects:input_type -> grantlog.v1.StreamObjectsRequest
-	16, // 83: grantlog.v1.PermissionService.ListSubjects:input_type -> grantlog.v1.ListSubjectsRequest
-	18, // 84: grantlog.v1.PermissionService.StreamSubjects:input_type -> grantlog.v1.StreamSubjectsRequest
-	20, // 85: grantlog.v1.PermissionService.ListRelations:input_type -> grantlog.v1.ListRelationsRequest
-	22, // 86: grantlog.v1.PermissionService.Expand:input_type -> grantlog.v1.ExpandRequest
-	26, // 87: grantlog.v1.PermissionService.Explain:input_type -> grantlog.v1.ExplainRequest
-	31, // 88: grantlog.v1.PermissionService.ReadTuples:input_type -> grantlog.v1.ReadTuplesRequest
-	33, // 89: grantlog.v1.PermissionService.StreamTuples:input_type -> grantlog.v1.StreamTuplesRequest
-	7,  // 90: grantlog.v1.PermissionService.Check:output_type -> grantlog.v1.CheckResponse
-	9,  // 91: grantlog.v1.PermissionService.BatchCheck:output_type -> grantlog.v1.BatchCheckResponse
-	12, // 92: grantlog.v1.PermissionService.ListObjects:output_type -> grantlog.v1.ListObjectsResponse
-	14, // 93: grantlog.v1.PermissionService.StreamObjects:output_type -> grantlog.v1.StreamObjectsResponse
-	17, // 94: grantlog.v1.PermissionService.ListSubjects:output_type -> grantlog.v1.ListSubjectsResponse
-	19, // 95: grantlog.v1.PermissionService.StreamSubjects:output_type -> grantlog.v1.StreamSubjectsResponse
-	21, // 96: grantlog.v1.PermissionService.ListRelations:output_type -> grantlog.v1.ListRelationsResponse
-	23, // 97: grantlog.v1.PermissionService.Expand:output_type -> grantlog.v1.ExpandResponse
-	27, // 98: grantlog.v1.PermissionService.Explain:output_type -> grantlog.v1.ExplainResponse
-	32, // 99: grantlog.v1.PermissionService.ReadTuples:output_type -> grantlog.v1.ReadTuplesResponse
-	34, // 100: grantlog.v1.PermissionService.StreamTuples:output_type -> grantlog.v1.StreamTuplesResponse
-	90, // [90:101] is the sub-list for method output_type
-	79, // [79:90] is the sub-list for method input_type
-	79, // [79:79] is the sub-list for extension type_name
-	79, // [79:79] is the sub-list for extension extendee
-	0,  // [0:79] is the sub-list for field type_name
+	30, // 65: grantlog.v1.Turn.last_held:type_name -> grantlog.v1.Turn
+	40, // 66: grantlog.v1.ReadTuplesRequest.freshness:type_name -> grantlog.v1.Freshness
+	35, // 67: grantlog.v1.ReadTuplesResponse.tuples:type_name -> grantlog.v1.GrantedTuple
+	41, // 68: grantlog.v1.ReadTuplesResponse.evaluated_at:type_name -> google.protobuf.Timestamp
+	31, // 69: grantlog.v1.StreamTuplesRequest.read:type_name -> grantlog.v1.ReadTuplesRequest
+	32, // 70: grantlog.v1.StreamTuplesResponse.page:type_name -> grantlog.v1.ReadTuplesResponse
+	38, // 71: grantlog.v1.GrantedTuple.tuple:type_name -> grantlog.v1.Tuple
+	39, // 72: grantlog.v1.GrantedTuple.context:type_name -> google.protobuf.Struct
+	41, // 73: grantlog.v1.GrantedTuple.expires_at:type_name -> google.protobuf.Timestamp
+	41, // 74: grantlog.v1.GrantedTuple.not_before:type_name -> google.protobuf.Timestamp
+	4,  // 75: grantlog.v1.GrantedTuple.state:type_name -> grantlog.v1.GrantedTuple.State
+	38, // 76: grantlog.v1.BatchCheckRequest.Item.tuple:type_name -> grantlog.v1.Tuple
+	5,  // 77: grantlog.v1.BatchCheckRequest.Item.contextual:type_name -> grantlog.v1.ContextualTuple
+	39, // 78: grantlog.v1.BatchCheckRequest.Item.context:type_name -> google.protobuf.Struct
+	10, // 79: grantlog.v1.BatchCheckResponse.Result.error:type_name -> grantlog.v1.QuestionError
+	6,  // 80: grantlog.v1.PermissionService.Check:input_type -> grantlog.v1.CheckRequest
+	8,  // 81: grantlog.v1.PermissionService.BatchCheck:input_type -> grantlog.v1.BatchCheckRequest
+	11, // 82: grantlog.v1.PermissionService.ListObjects:input_type -> grantlog.v1.ListObjectsRequest
+	13, // 83: grantlog.v1.PermissionService.StreamObjects:input_type -> grantlog.v1.StreamObjectsRequest
+	16, // 84: grantlog.v1.PermissionService.ListSubjects:input_type -> grantlog.v1.ListSubjectsRequest
+	18, // 85: grantlog.v1.PermissionService.StreamSubjects:input_type -> grantlog.v1.StreamSubjectsRequest
+	20, // 86: grantlog.v1.PermissionService.ListRelations:input_type -> grantlog.v1.ListRelationsRequest
+	22, // 87: grantlog.v1.PermissionService.Expand:input_type -> grantlog.v1.ExpandRequest
+	26, // 88: grantlog.v1.PermissionService.Explain:input_type -> grantlog.v1.ExplainRequest
+	31, // 89: grantlog.v1.PermissionService.ReadTuples:input_type -> grantlog.v1.ReadTuplesRequest
+	33, // 90: grantlog.v1.PermissionService.StreamTuples:input_type -> grantlog.v1.StreamTuplesRequest
+	7,  // 91: grantlog.v1.PermissionService.Check:output_type -> grantlog.v1.CheckResponse
+	9,  // 92: grantlog.v1.PermissionService.BatchCheck:output_type -> grantlog.v1.BatchCheckResponse
+	12, // 93: grantlog.v1.PermissionService.ListObjects:output_type -> grantlog.v1.ListObjectsResponse
+	14, // 94: grantlog.v1.PermissionService.StreamObjects:output_type -> grantlog.v1.StreamObjectsResponse
+	17, // 95: grantlog.v1.PermissionService.ListSubjects:output_type -> grantlog.v1.ListSubjectsResponse
+	19, // 96: grantlog.v1.PermissionService.StreamSubjects:output_type -> grantlog.v1.StreamSubjectsResponse
+	21, // 97: grantlog.v1.PermissionService.ListRelations:output_type -> grantlog.v1.ListRelationsResponse
+	23, // 98: grantlog.v1.PermissionService.Expand:output_type -> grantlog.v1.ExpandResponse
+	27, // 99: grantlog.v1.PermissionService.Explain:output_type -> grantlog.v1.ExplainResponse
+	32, // 100: grantlog.v1.PermissionService.ReadTuples:output_type -> grantlog.v1.ReadTuplesResponse
+	34, // 101: grantlog.v1.PermissionService.StreamTuples:output_type -> grantlog.v1.StreamTuplesResponse
+	91, // [91:102] is the sub-list for method output_type
+	80, // [80:91] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_grantlog_v1_permission_proto_init() }
