@@ -170,13 +170,20 @@ func (t *turning) find(now stretch, alike func(model.Verdict) bool) (turn Turn, 
 			return turn, last, nil
 		}
 		if now.timed {
-			ticked, err := t.ticked(&now, newest)
+			// Nothing that was read changed since, but the time went on.
+			since, err := t.changed(doubt{newest, now.read.edge}, now.to)
 			if err != nil {
 				return turn, last, err
 			}
-			turn.Timed = turn.Timed || ticked
-			if !alike(now.verdict) {
-				break
+			s, err := t.over(since, now.to, false, t.engine.budgets.Check.Rows)
+			if err == nil && !s.sure() {
+				turn.Timed = true
+				if now, err = t.at(since); err == nil {
+					continue
+				}
+			}
+			if err != nil {
+				return turn, last, err
 			}
 		}
 		last = moment{newest - 1, now.read.edge - 1}
@@ -190,7 +197,7 @@ func (t *turning) find(now stretch, alike func(model.Verdict) bool) (turn Turn, 
 		if err != nil {
 			return turn, last, err
 		}
-		before, err := t.back(last, now.rows)
+		before, err := t.back(last, now.rows+now.read.noted)
 		if err != nil {
 			return turn, last, err
 		}
@@ -209,27 +216,12 @@ func (t *turning) find(now stretch, alike func(model.Verdict) bool) (turn Turn, 
 	return turn, now.to, nil
 }
 
-// ticked reports whether the time may have made another answer since the newest change of
-// what was read for now, which newest and its edge are. If so, now becomes that moment.
-func (t *turning) ticked(now *stretch, newest ledger.Revision) (bool, error) {
-	since, err := t.changed(doubt{newest, now.read.edge}, now.to)
-	if err != nil {
-		return false, err
-	}
-	s, err := t.over(since, now.to, false, t.engine.budgets.Check.Rows)
-	if err != nil || s.sure() {
-		return false, err
-	}
-	*now, err = t.at(since)
-	return true, err
-}
-
 // back returns a stretch up to a moment that has one answer, as long a one as it finds: at
-// the least the moment alone, which costs about so many rows.
+// the least the moment alone. To read what there is to read costs about so many rows.
 func (t *turning) back(to moment, rows int) (stretch, error) {
 	const (
 		cheap    = 1000 // rows that any stretch may cost
-		dear     = 16   // times what a moment costs
+		dear     = 16   // times what reading costs
 		directly = 3    // tries that follow what was doubtful alone, and are not made at most half as long
 	)
 	from, err := t.changed(doubt{rev: t.modelled(to.rev)}, to)
@@ -292,7 +284,7 @@ func (t *turning) changed(d doubt, to moment) (moment, error) {
 
 // tellCommand says that a revision made the answer what it is at now, from what it was
 // before; unless that is so without it, because something ended or began to count just
-// when it was applied.
+// when it was applied, or by the time alone.
 func (t *turning) tellCommand(turn *Turn, before, now *stretch, made ledger.Revision, alike func(model.Verdict) bool) error {
 	last, err := t.view.TimeOf(made - 1)
 	if err != nil {
@@ -303,8 +295,12 @@ func (t *turning) tellCommand(turn *Turn, before, now *stretch, made ledger.Revi
 		if err != nil {
 			return err
 		}
-		if alike(without.verdict) && without.read.edge == turn.Time {
+		switch {
+		case alike(without.verdict) && without.read.edge == turn.Time:
 			return t.tellEdge(turn, before, &without)
+		case alike(without.verdict) && without.timed:
+			turn.Cause, turn.Before, turn.Time, turn.Timed = ByClock, before.verdict, before.to.clock, true
+			return nil
 		}
 	}
 	turn.Cause, turn.Before = ByCommand, before.verdict
@@ -533,11 +529,13 @@ type reading struct {
 	edged   index.Version // that did; of several the first read
 	edges   int           // as tuples
 	doubt   doubt         // the newest changes of what is doubtful, zero if nothing is
+	noted   int           // versions, dead ones too
 }
 
 // note notes what is read, and returns what the evaluator takes for its grant, false if that
 // is not live at any moment.
 func (r *reading) note(n index.Version) (model.Grant, bool) {
+	r.noted++
 	switch {
 	case n.Revision > r.version.Revision:
 		r.version, r.tuples = n, 1

@@ -52,7 +52,7 @@ type oracleTests struct{ run, dir, size string }
 var mutated = map[string]oracleTests{
 	"":        {"^TestOracle(Lists)?$", ".", "-worlds=300"},
 	"explain": {"^TestOracleExplain$", ".", "-worlds=160"},
-	"turn":    {"^TestOracleTurns$", "..", "-histories=8"},
+	"turn":    {"^TestOracle(Turns|Windows)$", "..", "-histories=8"},
 }
 
 // runOracle runs the tests of that name in a process of its own, with other contents of one
