@@ -8,8 +8,11 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // Ctrl-C while a server does not answer is no doubt about the server.
@@ -40,5 +43,16 @@ func TestCutOff(t *testing.T) {
 	c.interrupted = func() bool { return true }
 	if err := c.plain(canceled); err.Error() != "interrupted" {
 		t.Errorf("with Ctrl-C: %v", err)
+	}
+}
+
+// A moment is printed in the digits that JSON has, so that one can be compared with the other.
+func TestExactly(t *testing.T) {
+	for _, nanos := range []int64{0, 1, 10, 120_000_000, 123_000, 123_456_000, 999_999_999, 500_000_000} {
+		at := timestamppb.New(time.Unix(1_700_000_000, nanos))
+		want, err := protojson.Marshal(at)
+		if got := exactly(at); err != nil || `"`+got+`"` != string(want) {
+			t.Errorf("exactly = %s, want %s, %v", got, want, err)
+		}
 	}
 }

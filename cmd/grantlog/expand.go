@@ -44,7 +44,7 @@ that count now, and what these lead to. Each relation on each object is shown on
 				if _, err := io.WriteString(a.stdout, treeText(r.GetTree())); err != nil {
 					return err
 				}
-				a.asOf(&given, r)
+				a.asOf(&given, false, r)
 				return nil
 			})
 		},

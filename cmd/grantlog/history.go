@@ -121,7 +121,7 @@ func (a *app) history(ctx context.Context, c *client, q *pb.HistoryRequest, g *g
 			return err
 		}
 	} else {
-		a.asOf(g, last)
+		a.asOf(g, q.GetResumeToken() != "", last)
 	}
 	if tokens {
 		a.goOn(last.GetResumeToken())

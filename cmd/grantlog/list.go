@@ -49,10 +49,10 @@ type dated interface {
 	GetEvaluatedAt() *timestamppb.Timestamp
 }
 
-// asOf says on the standard error of which revision an answer about the past is, where
-// the answer itself is a list.
-func (a *app) asOf(g *given, answer dated) {
-	if g.at != "" && !a.json() {
+// asOf says on the standard error of which revision an answer is, where the answer itself
+// is a list: if it is about the past, or a page of a list that may be.
+func (a *app) asOf(g *given, goneOn bool, answer dated) {
+	if (g.at != "" || goneOn) && !a.json() {
 		fmt.Fprintf(a.stderr, "grantlog: as of revision %d, %s\n", answer.GetRevision(), exactly(answer.GetEvaluatedAt())) // a note: it may fail
 	}
 }
@@ -70,7 +70,7 @@ func eachPage[M interface {
 		if err := print(m); err != nil {
 			return err
 		}
-		a.asOf(g, m)
+		a.asOf(g, p.token != "", m)
 		return nil
 	}
 	s, err := stream()
@@ -96,7 +96,7 @@ func eachPage[M interface {
 	case next != "":
 		return fmt.Errorf("the stream ended before the list did; it goes on with --page-token %s", next)
 	}
-	a.asOf(g, last)
+	a.asOf(g, p.token != "", last)
 	return nil
 }
 
@@ -259,7 +259,7 @@ model. With -o json, one object with all.`,
 				if err := a.items(&paging{}, "", r.GetRelations(), nil, r.GetUndecided()); err != nil {
 					return err
 				}
-				a.asOf(&given, r)
+				a.asOf(&given, false, r)
 				return nil
 			})
 		},

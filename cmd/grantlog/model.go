@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +11,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/dsl"
 	"github.com/grantlog/grantlog/ledger/model"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/query/openfga"
 	"github.com/spf13/cobra"
 )
 
@@ -125,15 +124,10 @@ func inForm(s *pb.ModelSource, form string) error {
 	if err != nil {
 		return fmt.Errorf("this program does not understand the model: %w", err)
 	}
-	if form == "json" && kind == ledger.SourceJSON { // of which m has not all, such as source_info
-		var indented bytes.Buffer
-		err := json.Indent(&indented, bytes.TrimSpace([]byte(s.GetSource())), "", "  ")
-		s.Source = indented.String() + "\n"
-		return err
-	}
 	if form == "json" {
-		s.Kind, s.Source = pb.ModelSource_JSON, string(dsl.ToJSON(m))
-		return nil
+		text, err := openfga.ModelJSON(kind, []byte(s.GetSource()), m)
+		s.Kind, s.Source = pb.ModelSource_JSON, string(text)
+		return err
 	}
 	text, err := dsl.ToDSL(m)
 	s.Kind, s.Source = pb.ModelSource_DSL, text

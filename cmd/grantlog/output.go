@@ -76,8 +76,15 @@ func clock(t *timestamppb.Timestamp) string {
 	return t.AsTime().UTC().Format(time.RFC3339)
 }
 
-// exactly prints a moment in UTC as --at takes it.
-func exactly(t *timestamppb.Timestamp) string { return t.AsTime().UTC().Format(time.RFC3339Nano) }
+// exactly prints a moment in UTC as --at takes it, in the digits that JSON has: none, or
+// 3, 6 or 9 of the second.
+func exactly(t *timestamppb.Timestamp) string {
+	text := t.AsTime().Format("2006-01-02T15:04:05.000000000")
+	for range 3 {
+		text = strings.TrimSuffix(text, "000")
+	}
+	return strings.TrimSuffix(text, ".") + "Z"
+}
 
 // oneLine makes text fit one line of a table: what would break it, or turn its direction,
 // is shown as a space.

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/grantlog/grantlog/ledger"
@@ -57,12 +58,34 @@ A server with an embedded log needs no init.`, ledger.NewestFoldVersion),
 			if a.json() {
 				return a.value(map[string]any{"log": id, "shard": p.shard, "fold_version": config.FoldVersion})
 			}
-			return a.facts("log created", "log", id, "shard", p.shard, "fold version", fmt.Sprint(config.FoldVersion), "next", "grantlog serve --nats "+p.external.URL)
+			return a.facts("log created", "log", id, "shard", p.shard, "fold version", fmt.Sprint(config.FoldVersion), "next", p.serveCommand())
 		},
 	}
 	c.Flags().IntVar(&replicas, "replicas", 1, "how many servers of the cluster keep the log: `1, 3 or 5`")
 	p.logFlags(c.Flags())
 	return c
+}
+
+// serveCommand returns the command line of a server on the log that the flags name. Its
+// user is another than the administrator who made the log.
+func (p *place) serveCommand() string {
+	line := []string{"grantlog", "serve", "--nats", p.external.URL}
+	if p.shard != "main" {
+		line = append(line, "--shard", p.shard)
+	}
+	for _, m := range p.external.Monitors {
+		line = append(line, "--nats-monitor", m)
+	}
+	if p.external.SyncConfirmed {
+		line = append(line, "--nats-sync-confirmed")
+	}
+	e := p.external
+	for _, f := range [...][2]string{{"--creds", e.Credentials}, {"--nkey", e.Seed}, {"--nats-ca", e.CA}, {"--nats-cert", e.Cert}, {"--nats-key", e.Key}} {
+		if f[1] != "" {
+			line = append(line, f[0], "FILE")
+		}
+	}
+	return strings.Join(line, " ")
 }
 
 func (a *app) recoverCommand() *cobra.Command {

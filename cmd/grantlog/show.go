@@ -68,10 +68,12 @@ Exit status: 0 printed; 1 not verified; 2 it could not be read.`,
 type entrySpan struct {
 	from, to         ledger.Revision
 	fromTime, toTime int64 // nanoseconds since the Unix epoch
+	texts            [2]string
 }
 
 // read reads the bounds as the flags --from and --to give them.
 func (s *entrySpan) read(from, to string) error {
+	s.texts = [2]string{from, to}
 	for _, b := range []struct {
 		flag, text string
 		rev        *ledger.Revision
@@ -127,7 +129,7 @@ func (a *app) show(ctx context.Context, f io.ReadSeeker, o audit.Options, span e
 	if err != nil {
 		return err
 	}
-	printer := a.entryPrinter()
+	printer, printed := a.entryPrinter(), false
 	for leaf, err := range r.Entries() {
 		if err != nil {
 			return err
@@ -139,11 +141,20 @@ func (a *app) show(ctx context.Context, f io.ReadSeeker, o audit.Options, span e
 		case e.Revision < span.from, e.Time < span.fromTime:
 			continue
 		case span.to > 0 && e.Revision > span.to, span.toTime > 0 && e.Time > span.toTime:
-			return nil
+			return span.empty(printed)
 		}
+		printed = true
 		if err := printer(serve.EntryMessage(leaf.Entry)); err != nil {
 			return err
 		}
 	}
-	return nil
+	return span.empty(printed)
+}
+
+// empty is the error of a span in which no entry was.
+func (s *entrySpan) empty(printed bool) error {
+	if printed {
+		return nil
+	}
+	return fmt.Errorf("no entry of the bundle is between --from %s and --to %s", s.texts[0], s.texts[1])
 }

@@ -29,8 +29,8 @@
 // as in the native API. A property or a part of the context that is null is not given.
 //
 // Among many evaluations, a subject, action, resource or context that an item does not
-// have is the request's. One that it has, if only as null, is as it would be alone:
-// nothing of the request's fills it in.
+// have is the request's. One that it has, if only as null, is as it would be alone: of the
+// request's, nothing fills it in but the type, where it has an id without one.
 //
 // Ids are escaped, see [escape]: the standard allows any text.
 //

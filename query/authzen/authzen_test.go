@@ -134,7 +134,7 @@ func TestItemErrors(t *testing.T) {
 		{object(`"action": {"name": "fly"}`, one), `action.name: type "record" has no relation "fly"`},
 		{object(`"action": {"name": "delete", "properties": {"soft": 1}}`, one), "action.properties.soft: "},
 		{object(`"action": {"name": "open"}`, `"resource": {"type": "door", "id": "1"}`), `condition "softly": the context lacks action_soft`},
-		// A key that an item has is as it would be alone: nothing of a default fills it in.
+		// A key that an item has is as it would be alone: no id of a default fills it in.
 		{object(records), "resource.id: is missing"},
 		{object(`"resource": {"id": "record-1"}`), "resource.type: is missing"},
 		{object(`"resource": {}`, `"x": 1`), "resource.type: is missing"},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/grantlog/grantlog/ledger"
 	"github.com/grantlog/grantlog/ledger/dsl"
+	"github.com/grantlog/grantlog/ledger/model"
 	"github.com/grantlog/grantlog/projector"
 	"github.com/grantlog/grantlog/projector/index"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
@@ -99,23 +100,50 @@ func modelMessage(v *index.View, id ledger.ID) (*openfgav1.AuthorizationModel, e
 	if err != nil {
 		return nil, err
 	}
-	message := &openfgav1.AuthorizationModel{}
-	// Of JSON, package dsl reads a little more than this: null for a relation, and other
-	// letters in the name of a parameter's type.
-	if source.Kind != ledger.SourceJSON || protojson.Unmarshal(source.Source, message) != nil {
+	message := asWritten(source.Kind, source.Source)
+	if message == nil {
 		m, err := v.Model(id)
 		if err != nil {
 			return nil, err
 		}
+		message = &openfgav1.AuthorizationModel{}
 		if err := protojson.Unmarshal(dsl.ToJSON(m), message); err != nil {
 			return nil, fmt.Errorf("model %s: %w", id, err)
 		}
 	}
+	message.Id = id.String()
+	return message, nil
+}
+
+// asWritten returns the model of a source as it was written, nil of one that is not JSON,
+// or not that of the API: package dsl reads a little more, such as null for a relation and
+// other letters in the name of a parameter's type.
+func asWritten(kind ledger.SourceKind, source []byte) *openfgav1.AuthorizationModel {
+	message := &openfgav1.AuthorizationModel{}
+	if kind != ledger.SourceJSON || protojson.Unmarshal(source, message) != nil {
+		return nil
+	}
 	for name, c := range message.Conditions {
 		c.Name = name // which a source need not repeat
 	}
-	message.Id = id.String()
-	return message, nil
+	return message
+}
+
+// ModelJSON returns the model of a source, of which m is the compiled form, as JSON that
+// the API takes, indented: with all that it has where it was written as JSON.
+func ModelJSON(kind ledger.SourceKind, source []byte, m *model.Model) ([]byte, error) {
+	message := asWritten(kind, source)
+	if message == nil {
+		return dsl.ToJSON(m), nil
+	}
+	message.Id = "" // which the store gives
+	text, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	var indented bytes.Buffer // protojson's own spaces change from build to build
+	err = json.Indent(&indented, text, "", "  ")
+	return append(indented.Bytes(), '\n'), err
 }
 
 // ReadAuthorizationModels lists the models of a store, the newest first.
