@@ -114,10 +114,11 @@ func (p *Projector) View(ctx context.Context, store ledger.ID, f Freshness) (*in
 	return answering(v)
 }
 
-// Newest returns a view of everything acknowledged before the call, and the log's time
-// then: that of a message stored after the call, and not before the view's revision. A
-// later revision does not get an earlier log time, as long as the broker's clock does not
-// run back. The caller closes the view; errors are those of View for [Latest].
+// Newest returns a view of everything acknowledged before the call, and a time at which its
+// revision was the newest: just before that of a message stored after the call, which no
+// later revision precedes as long as the broker's clock does not run back; but not before
+// the revision's own, which a later one may share. The caller closes the view; errors are
+// those of View for [Latest].
 func (p *Projector) Newest(ctx context.Context, store ledger.ID) (*index.View, int64, error) {
 	if err := p.Quarantine(); err != nil {
 		return nil, 0, err
@@ -137,7 +138,7 @@ func (p *Projector) Newest(ctx context.Context, store ledger.ID) (*index.View, i
 	if v, err = answering(v); err != nil {
 		return nil, 0, err
 	}
-	return v, max(m.Time, v.Head().Time), nil
+	return v, max(m.Time-1, v.Head().Time), nil
 }
 
 // viewAt is View of AtTime, for a time that is not in the future.

@@ -36,7 +36,7 @@ The SHA-256 is that of the rows as CSV, whatever the format. Of a CSV file it is
 Cells are exact, also those that a spreadsheet takes for a formula: import them as text.
 
 A report as of now is of everything that was in the log when it was asked for, and its
-moment is the log's time then.
+moment is just before the log's time then.
 
 Exit status: 0 reported, 1 what the server sent does not verify, 2 an error.
 

@@ -164,8 +164,8 @@ func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *aud
 	if err != nil {
 		return nil, err
 	}
-	var line bytes.Buffer
-	if err := json.Compact(&line, asked); err != nil { // protojson varies its spaces on purpose
+	line, err := exactJSON(asked)
+	if err != nil {
 		return nil, err
 	}
 	root, err := of.to.view.Root()
@@ -173,7 +173,7 @@ func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *aud
 		return nil, err
 	}
 	h := &pb.ReportHeader{
-		Title: r.Title, Columns: r.Columns, Query: line.String(),
+		Title: r.Title, Columns: r.Columns, Query: line,
 		Store: of.to.view.Store().String(), StoreName: of.to.view.Head().Name,
 		Revision: uint64(of.to.view.Revision()), EvaluatedAt: timeMessage(of.to.time), Root: root[:],
 	}
@@ -193,6 +193,25 @@ func (s *Server) reportHeader(ctx context.Context, req *pb.ReportRequest, r *aud
 		}
 	}
 	return h, s.vouch(ctx, h, of.to.view)
+}
+
+// exactJSON returns JSON as one line that is the same wherever it is read: without spaces,
+// which protojson varies on purpose, and with escapes for the characters of its texts that a
+// cell would not hold.
+func exactJSON(text []byte) (string, error) {
+	var line bytes.Buffer
+	if err := json.Compact(&line, text); err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	for _, r := range line.String() {
+		if one := string(r); audit.Cell(one) != one {
+			fmt.Fprintf(&b, `\u%04x`, r) // all of them have four digits
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String(), nil
 }
 
 // vouch adds the checkpoint that a report stands on, if this replica signs: of its
@@ -327,7 +346,7 @@ func (m *moments) asked(ctx context.Context, s *Server, store ledger.ID, f *pb.F
 	return v, at, err
 }
 
-// newest returns what a report of now is of: everything in the log, as of the log's time. A
+// newest returns what a report of now is of: everything in the log, just before the log's time. A
 // replica that lags, or a clock of its own, would give a moment at which the store may have
 // been at a later revision, and nobody could tell such a report from one that was altered.
 func (m *moments) newest(ctx context.Context, s *Server, store ledger.ID, f *pb.Freshness) (*index.View, int64, error) {
@@ -385,7 +404,7 @@ func (m *moments) madeBefore(ctx context.Context, s *Server, store ledger.ID, f 
 }
 
 // wasNewest returns an error unless rev was the newest revision of the store at a time, as a
-// report of then says of itself. The view is the newest as of the log's time now.
+// report of then says of itself. The view is the newest at the time now.
 func wasNewest(v *index.View, now int64, rev ledger.Revision, at int64, f *pb.Freshness) error {
 	invalid := func(field, format string, args ...any) error {
 		return ledger.Reject(ledger.CodeInvalid, field, format, args...)
@@ -411,9 +430,10 @@ func wasNewest(v *index.View, now int64, rev ledger.Revision, at int64, f *pb.Fr
 	if rev == v.Revision() {
 		return nil
 	}
-	// At the very time of the next entry it was still the newest: equal log times are in order.
+	// Equal log times are in order: a revision that has the next one's was the newest then, if
+	// only then.
 	ended, err := v.TimeOf(rev + 1)
-	if err == nil && at > ended {
+	if err == nil && at >= ended && at > began {
 		err = invalid("again.evaluated_at", "is %s, and revision %d was the newest until %s", momentText(at), rev, momentText(ended))
 	}
 	return err

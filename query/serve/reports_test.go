@@ -19,6 +19,7 @@ import (
 	"github.com/grantlog/grantlog/ledger/seal"
 	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/audit"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -301,11 +302,12 @@ func TestReportAgain(t *testing.T) {
 		{"now, then", access(nil), 5, 31 * second, 2, "", ""},
 		{"now, the moment of the entry", access(nil), 3, 10 * second, 1, "", ""},
 		{"now, once it had expired", access(nil), 3, 16 * second, 0, "", ""},
-		{"now, the moment of the next entry", access(nil), 3, 20 * second, 0, "", ""},
+		{"now, just before the next entry", access(nil), 3, 20*second - 1, 0, "", ""},
+		{"now, the moment of the next entry", access(nil), 3, 20 * second, 0, "again.evaluated_at", "is 2020-09-13T12:27:00Z, and revision 3 was the newest until 2020-09-13T12:27:00Z"},
 		{"now, after the next entry", access(nil), 3, 20*second + 1, 0, "again.evaluated_at", "is 2020-09-13T12:27:00.000000001Z, and revision 3 was the newest until 2020-09-13T12:27:00Z"},
 		{"now, before the entry", access(nil), 3, 10*second - 1, 0, "again.evaluated_at", "revision 3 came at 2020-09-13T12:26:50Z"},
 		{"now, before the store", access(nil), 3, -second, 0, "again.evaluated_at", "revision 3 came at"},
-		{"now, after now", access(nil), 6, 50*second + 1, 0, "again.evaluated_at", "in the future"},
+		{"now, after now", access(nil), 6, 50 * second, 0, "again.evaluated_at", "in the future"},
 		{"now, after everything", access(nil), 7, 45 * second, 0, "again.revision", "revision 7 is in the future"},
 		{"the latest", access(latest), 5, 31 * second, 2, "", ""},
 		{"the latest, after the next entry", access(latest), 5, 41 * second, 0, "again.evaluated_at", "was the newest until"},
@@ -347,16 +349,21 @@ func TestReportAgain(t *testing.T) {
 	// and whatever this replica's clock says.
 	now := access(nil)
 	now.Store = store
-	for _, later := range []int64{0, 1} {
+	for _, tt := range []struct{ before, later int64 }{
+		{1, 0}, // the next entry is of the log's time
+		{0, 0}, // as the entry before is: all have one time
+		{0, 1},
+		{1, 1},
+	} {
 		was, err := n.report(t, now)
 		if err != nil {
 			t.Fatal(err)
 		}
 		h := was.header
-		if at := h.EvaluatedAt.AsTime().UnixNano(); at != clock.Load() {
-			t.Errorf("a report of now is of %d, want the log's time, %d", at, clock.Load())
+		if at, want := h.EvaluatedAt.AsTime().UnixNano(), clock.Load()-tt.before; at != want {
+			t.Errorf("a report of now is of %d, want %d", at, want)
 		}
-		clock.Add(later)
+		clock.Add(tt.later)
 		n.apply(t, store, revoke("group:eng", "member", "user:eve"))
 		again := proto.CloneOf(now)
 		again.Again = &pb.ReportMoment{Revision: h.Revision, EvaluatedAt: h.EvaluatedAt}
@@ -366,6 +373,20 @@ func TestReportAgain(t *testing.T) {
 		}
 		if !slices.EqualFunc(r.rows, was.rows, slices.Equal) {
 			t.Errorf("again it has %q, and had %q", r.rows, was.rows)
+		}
+		clock.Add(tt.later)
+	}
+
+	// Of revisions that share a log time each was the newest at it, and at no other.
+	shared := clock.Add(10 * second)
+	first := n.apply(t, store, grant("group:eng", "member", "user:kim")).Revision
+	n.apply(t, store, revoke("group:eng", "member", "user:kim"))
+	clock.Add(10 * second)
+	for after, refused := range []bool{false, true} {
+		again := proto.CloneOf(now)
+		again.Again = &pb.ReportMoment{Revision: first, EvaluatedAt: timestamppb.New(time.Unix(0, shared+int64(after)))}
+		if _, err := n.report(t, again); (err != nil) != refused {
+			t.Errorf("%d ns after a log time that two revisions share: %v, refused: %t", after, err, refused)
 		}
 	}
 }
@@ -473,5 +494,25 @@ func TestReportStreams(t *testing.T) {
 	sent = 0
 	if err := sendRows(report(n, nil), func(*pb.ReportResponse) error { sent++; return broken }); !errors.Is(err, broken) || sent != 1 || made > reportRows {
 		t.Errorf("a caller that left: %v, after %d answers and %d rows", err, sent, made)
+	}
+}
+
+// TestReportQuery holds that the query in a header is exact as a cell too, whatever its texts
+// hold.
+func TestReportQuery(t *testing.T) {
+	n := newNode(t)
+	store := n.store(t, testModel)
+	given, err := structpb.NewStruct(map[string]any{"x": "a\u2028b\u2029c\u0085\u0080\u009f\u007f\t\\u2028 <é😀> \"q\""})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_AccessToObject{AccessToObject: &pb.AccessToObject{Object: "doc:plan", Context: given}}}
+	r, err := n.report(t, asked)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := &pb.ReportRequest{}
+	if err := protojson.Unmarshal([]byte(audit.Cell(r.header.Query)), again); err != nil || !proto.Equal(again, asked) {
+		t.Errorf("the query %s is read as\n%v, %v, want\n%v", r.header.Query, again, err, asked)
 	}
 }

@@ -610,13 +610,16 @@ type ReportHeader struct {
 	// The revision reported at; of a report between two moments, the later one.
 	Revision uint64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
 	// The moment that expiry and conditions were held against. Of a report as of now it is
-	// the log's time, at which everything that was in the log was applied: so revision is the
-	// newest whose log time is not after it, whatever the clocks, and can be asked for again.
+	// just before the log's time, with everything applied that was in the log: so revision is
+	// the newest whose log time is not after it, whatever the clocks, and can be asked for
+	// again. It is the log time of revision if that is not before it; then a later revision may
+	// have the same.
 	// Such a report costs a write to the log, as "latest" does, whatever its freshness asks.
 	EvaluatedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=evaluated_at,json=evaluatedAt,proto3" json:"evaluated_at,omitempty"`
 	// The model in force, as a ULID.
 	Model string `protobuf:"bytes,6,opt,name=model,proto3" json:"model,omitempty"`
-	// The exact query, as one line of JSON: the request without again.
+	// The exact query, as one line of JSON: the request without again. Controls, U+2028 and
+	// U+2029 are escaped.
 	Query string `protobuf:"bytes,7,opt,name=query,proto3" json:"query,omitempty"`
 	// The root of the store's tree at the revision, 32 bytes.
 	Root []byte `protobuf:"bytes,8,opt,name=root,proto3" json:"root,omitempty"`
