@@ -50,6 +50,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -214,6 +215,9 @@ func readBody(w http.ResponseWriter, r *http.Request) (model.Value, error) {
 	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if large := (*http.MaxBytesError)(nil); errors.As(err, &large) {
 		return model.Value{}, &httpError{http.StatusRequestEntityTooLarge, fmt.Sprintf("the request must be at most %d bytes", large.Limit)}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return model.Value{}, &httpError{http.StatusRequestTimeout, "the body of the request did not come in time"}
 	}
 	if err != nil {
 		return model.Value{}, malformed("", "the request could not be read: %s", err)

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -143,6 +144,8 @@ func readRequest(w http.ResponseWriter, r *http.Request, req proto.Message, fiel
 	switch {
 	case errors.As(err, &tooLong):
 		return invalidf("a request must be at most %d bytes", tooLong.Limit)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return invalidf("the body of the request did not come in time")
 	case err != nil:
 		return invalidf("read the request: %s", err)
 	}

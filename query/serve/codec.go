@@ -102,35 +102,29 @@ func unknownField(m protoreflect.Message) (path string) {
 	return path
 }
 
-// receiveWithin gives each request limit from the first look at its body to its end, or
-// to the next look if each piece is to have it.
-func receiveWithin(limit time.Duration, each bool, next http.Handler) http.Handler {
+// piecesWithin gives each piece of a request's body limit, in place of the limit that the
+// server has for the whole.
+func piecesWithin(limit time.Duration, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Body != nil && r.Body != http.NoBody {
-			r.Body = &timedBody{ReadCloser: r.Body, connection: http.NewResponseController(w), limit: limit, each: each}
-		}
-		next.ServeHTTP(w, r)
+		timed := *r // the server looks at the body of its own
+		timed.Body = &timedBody{ReadCloser: r.Body, connection: http.NewResponseController(w), limit: limit}
+		next.ServeHTTP(w, &timed)
 	})
 }
 
-// A timedBody takes back the time limit at the end of the body: on HTTP/1 it would
-// else end the request, because the server goes on reading to see its caller leave.
 type timedBody struct {
 	io.ReadCloser
 	connection *http.ResponseController
 	limit      time.Duration
-	each       bool
-	begun      bool
 }
 
-// Read reads as the body does.
+// Read reads as the body does. The end of the body takes the limit back, because on
+// HTTP/1 the server reads on to see its caller leave. An error does not: the server reads
+// on as well, for the rest of the body, before it answers.
 func (b *timedBody) Read(p []byte) (int, error) {
-	if !b.begun || b.each {
-		b.begun = true
-		b.connection.SetReadDeadline(time.Now().Add(b.limit)) // without it, reading just has no limit
-	}
+	b.connection.SetReadDeadline(time.Now().Add(b.limit)) // without it, the server's limit holds
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if err == io.EOF {
 		b.connection.SetReadDeadline(time.Time{})
 	}
 	return n, err

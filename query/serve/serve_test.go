@@ -614,51 +614,6 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestSlowBody: the time limit is for the body alone, and not for the answer.
-func TestSlowBody(t *testing.T) {
-	const limit = 50 * time.Millisecond
-	received := make(chan error, 1)
-	base := serveHandler(t, receiveWithin(limit, false, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, err := io.ReadAll(r.Body)
-		select {
-		case <-time.After(3 * limit):
-		case <-r.Context().Done():
-			err = errors.Join(err, r.Context().Err())
-		}
-		received <- err
-	})))
-	for name, client := range map[string]*http.Client{"HTTP/1.1": http.DefaultClient, "h2c": h2c(t)} {
-		resp, err := client.Post(base, "text/plain", strings.NewReader("a body at once"))
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		resp.Body.Close()
-		if err := <-received; err != nil {
-			t.Errorf("%s: a body at once and a long answer: %v, want no error", name, err)
-		}
-		slow, feed := io.Pipe()
-		go func() { // ends with the pipe
-			feed.Write([]byte("a beginning"))
-		}()
-		req, err := http.NewRequest("POST", base, slow)
-		if err != nil {
-			t.Fatal(err)
-		}
-		done := make(chan struct{})
-		go func() { // ends when the server gives up
-			defer close(done)
-			if resp, err := client.Do(req); err == nil {
-				resp.Body.Close()
-			}
-		}()
-		if err := <-received; err == nil {
-			t.Errorf("%s: a body that does not end was waited for", name)
-		}
-		feed.Close()
-		<-done
-	}
-}
-
 // TestSlowReader: a caller that takes nothing loses its stream; one that waits long
 // between two pieces does not.
 func TestSlowReader(t *testing.T) {

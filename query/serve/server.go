@@ -41,7 +41,7 @@ const (
 	compressFrom    = 1 << 10          // bytes of an answer from which it is compressed, if the caller offers to read it so
 	maxStreams      = 1000             // requests under way on one HTTP/2 connection
 	headerTimeout   = 5 * time.Second  // for the headers of a request
-	bodyTimeout     = 30 * time.Second // for the body of a request
+	bodyTimeout     = 30 * time.Second // for the headers and the body of a request, or for a piece of a bundle
 	idleTimeout     = 2 * time.Minute  // between two requests of a connection
 	sendTimeout     = 30 * time.Second // for a caller to take one piece of a stream
 	shutdownTimeout = 10 * time.Second // for requests under way when the server ends
@@ -80,6 +80,8 @@ type Config struct {
 
 	Logger *slog.Logger     // slog.Default if nil
 	Now    func() time.Time // the clock that questions are held against; time.Now if nil
+
+	bodyTimeout time.Duration // tests have less patience; the constant if zero
 }
 
 // A Server answers the native API. Its methods may be called concurrently.
@@ -124,6 +126,9 @@ func New(cfg Config) *Server {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.bodyTimeout == 0 {
+		cfg.bodyTimeout = bodyTimeout
+	}
 	s := &Server{cfg: cfg, searchFor: progressEntries, restores: make(chan struct{}, 1)}
 	s.serving, s.end = context.WithCancel(context.Background())
 	cfg.Metrics.watch(cfg.Projector)
@@ -137,7 +142,9 @@ func New(cfg Config) *Server {
 		grantlogv1connect.PermissionServiceStreamSubjectsProcedure, grantlogv1connect.PermissionServiceStreamTuplesProcedure} {
 		mux.Handle(stream, sendWithin(sendTimeout, permissions))
 	}
-	mux.Handle(grantlogv1connect.NewStoreServiceHandler(s, options...))
+	path, stores := grantlogv1connect.NewStoreServiceHandler(s, options...)
+	mux.Handle(path, stores)
+	mux.Handle(grantlogv1connect.StoreServiceRestoreStoreProcedure, piecesWithin(cfg.bodyTimeout, stores)) // a bundle is long
 	path, audit := grantlogv1connect.NewAuditServiceHandler(s, options...)
 	mux.Handle(path, sendWithin(sendTimeout, audit))
 
@@ -154,21 +161,17 @@ func New(cfg Config) *Server {
 	mux.Handle("GET /metrics", cfg.Metrics.handler())
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
-	pieces := http.NewServeMux()
-	pieces.Handle("/", receiveWithin(bodyTimeout, false, mux))
-	// A bundle is long, so each piece of it has that time.
-	pieces.Handle(grantlogv1connect.StoreServiceRestoreStoreProcedure, receiveWithin(bodyTimeout, true, mux))
-	fga := receiveWithin(bodyTimeout, false, sendWithin(sendTimeout, openfga.New(openfga.Config{
+	fga := sendWithin(sendTimeout, openfga.New(openfga.Config{
 		Ledger: cfg.Ledger, Projector: cfg.Projector, Engine: cfg.Engine, Models: cfg.Models, MaxWait: cfg.MaxWait,
 		Checked: cfg.Metrics.check, Listed: cfg.Metrics.list, Logger: cfg.Logger, Now: cfg.Now,
-	}).Handler(connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom))))
+	}).Handler(connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom)))
 	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux would answer a path with an empty part, as of a missing id, by a redirect.
 		if openfga.Owns(r.URL.Path) {
 			fga.ServeHTTP(w, r)
 			return
 		}
-		pieces.ServeHTTP(w, r)
+		mux.ServeHTTP(w, r)
 	})
 	return s
 }
@@ -186,7 +189,8 @@ func HandlerOptions() []connect.HandlerOption {
 	}
 }
 
-// Handler returns everything the server answers, for a listener of the caller's own.
+// Handler returns everything the server answers, for a listener of the caller's own. How
+// long a request may take to arrive is that listener's to limit.
 func (s *Server) Handler() http.Handler { return s.handler }
 
 // Serve answers on l, HTTP/1.1 and HTTP/2 without TLS, until ctx is done. It then
@@ -203,7 +207,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    maxHeader,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
-		// No ReadTimeout or WriteTimeout: both would end streams that follow.
+		// The end of a body ends its limit, so streams that follow go on. It is not for the
+		// handlers to set: where they leave a body unread, net/http reads it before it answers.
+		ReadTimeout: s.cfg.bodyTimeout,
+		// No WriteTimeout: it would end streams that follow.
 		ErrorLog: slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
