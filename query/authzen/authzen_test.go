@@ -113,6 +113,12 @@ func TestBadInput(t *testing.T) {
 	if resp, answer := n.do(t, http.MethodPost, evaluation, object(alice, reads, one), "Content-Type", "Application/JSON; charset=utf-8"); resp.StatusCode != 200 {
 		t.Errorf("with a charset: %d %s", resp.StatusCode, answer)
 	}
+	for coding, want := range map[string]int{"gzip": 400, "br": 400, "identity, gzip": 400, "identity": 200, "Identity": 200} {
+		resp, answer := n.do(t, http.MethodPost, evaluation, object(alice, reads, one), "Content-Encoding", coding)
+		if resp.StatusCode != want || want == 400 && !strings.Contains(answer, "Content-Encoding must be identity") {
+			t.Errorf("Content-Encoding %q: %d %s, want %d", coding, resp.StatusCode, answer, want)
+		}
+	}
 	if resp, answer := n.do(t, http.MethodGet, evaluation, ""); resp.StatusCode != 405 || resp.Header.Get("Allow") != "POST" {
 		t.Errorf("GET: %d %s", resp.StatusCode, answer)
 	}

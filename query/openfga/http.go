@@ -150,6 +150,9 @@ func readRequest(w http.ResponseWriter, r *http.Request, req proto.Message, fiel
 		return invalidf("read the request: %s", err)
 	}
 	if len(body) > 0 && (r.Method == http.MethodPost || r.Method == http.MethodPut) {
+		if coding := strings.Join(r.Header.Values("Content-Encoding"), ", "); coding != "" && !strings.EqualFold(coding, "identity") {
+			return invalidf("Content-Encoding: must be identity, not %+q", coding)
+		}
 		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, req); err != nil {
 			return invalidf("malformed JSON: %s", plainly(err))
 		}

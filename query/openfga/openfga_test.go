@@ -1,6 +1,7 @@
 package openfga_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -66,6 +67,28 @@ func TestFields(t *testing.T) {
 	}
 	_, err = stream.Recv()
 	wantCode(t, err, 2000, "authorization_model_id: value does not match")
+}
+
+// TestContentEncoding holds that a body that is encoded is refused, by the name of what is
+// wrong with it, and not read as if it were not.
+func TestContentEncoding(t *testing.T) {
+	n := newNode(t)
+	for coding, want := range map[string]int{"gzip": 400, "br": 400, "identity, gzip": 400, "identity": 201, "Identity": 201, "": 201} {
+		req, err := http.NewRequestWithContext(context10(t), http.MethodPost, "http://"+n.address+"/stores", strings.NewReader(`{"name": "acme"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Encoding", coding)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != want || want == 400 && !strings.Contains(string(answer), "Content-Encoding: must be identity") {
+			t.Errorf("Content-Encoding %q: %d %s, %v, want %d", coding, resp.StatusCode, answer, err, want)
+		}
+	}
 }
 
 // TestUnavailable holds that a replica that cannot answer says so, and never a denial, an
