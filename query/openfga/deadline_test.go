@@ -66,12 +66,12 @@ func TestListDeadline(t *testing.T) {
 				var got []string
 				var told string
 				ctx = context.WithValue(ctx, tellKey{}, func(_, why string) { told = why })
-				err := list(ctx, func(id string) string { return "doc:" + id }, slow(tt.items...), func(i model.Item) (bool, error) { got = append(got, i.ID); return true, nil })
+				cut, err := list(ctx, func(id string) string { return "doc:" + id }, slow(tt.items...), func(i model.Item) (bool, error) { got = append(got, i.ID); return true, nil })
 				if tt.err == broken && !strings.HasPrefix(err.Error(), "doc:broken: ") {
 					t.Errorf("error = %v, want the item's name in it", err)
 				}
-				if !errors.Is(err, tt.err) || !slices.Equal(got, tt.want) || told != tt.ended {
-					t.Errorf("list = %q, %v, ended by %q, want %q, %v, %q", got, err, told, tt.want, tt.err, tt.ended)
+				if !errors.Is(err, tt.err) || !slices.Equal(got, tt.want) || told != tt.ended || cut != (tt.ended != "") {
+					t.Errorf("list = %q, %v, ended by %q, cut %t, want %q, %v, %q", got, err, told, cut, tt.want, tt.err, tt.ended)
 				}
 			})
 		})

@@ -64,6 +64,9 @@ func (e *Error) status() int {
 
 var internalError = &Error{Code: int32(openfgav1.InternalErrorCode_internal_error), Message: "Internal Server Error"}
 
+// errLeft: the answer could not be sent, because its caller left or does not take it.
+var errLeft = errors.New("the caller left")
+
 // errorf returns an error of a code of what is wrong with a request.
 func errorf(code openfgav1.ErrorCode, format string, args ...any) *Error {
 	return &Error{Code: int32(code), Message: fmt.Sprintf(format, args...)}
@@ -110,8 +113,8 @@ func (s *Service) errorOf(ctx context.Context, err error) *Error {
 		return internal(openfgav1.InternalErrorCode_unavailable)
 	case errors.Is(err, projector.ErrFuture), errors.Is(err, query.ErrPageToken):
 		return invalidf("%s", err)
-	case errors.Is(err, context.Canceled):
-		return errorf(openfgav1.ErrorCode_cancelled, "the caller left")
+	case errors.Is(err, context.Canceled), errors.Is(err, errLeft):
+		return errorf(openfgav1.ErrorCode_cancelled, "%s", errLeft)
 	case errors.Is(err, context.DeadlineExceeded):
 		return internal(openfgav1.InternalErrorCode_deadline_exceeded)
 	}

@@ -14,7 +14,8 @@ import (
 // was granted it, and what else it is computed from. Grants whose condition cannot be
 // decided without the context of a question are on it, as they may count.
 func (s *Service) Expand(ctx context.Context, req *openfgav1.ExpandRequest) (answer *openfgav1.ExpandResponse, err error) {
-	defer s.listed("tree", time.Now(), &err)
+	began := time.Now()
+	defer func() { s.cfg.Listed("tree", false, err, time.Since(began)) }()
 	key := req.GetTupleKey()
 	for _, part := range [...][2]string{{"object", key.GetObject()}, {"relation", key.GetRelation()}} {
 		if part[1] == "" {

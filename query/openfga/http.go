@@ -113,7 +113,10 @@ func (ro *route) serve(w http.ResponseWriter, r *http.Request, fields map[string
 		if _, err = w.Write(body); err == nil && ro.streams {
 			err = http.NewResponseController(w).Flush()
 		}
-		return err
+		if err != nil {
+			return fmt.Errorf("%w: %w", errLeft, err)
+		}
+		return nil
 	})
 	switch {
 	case failed == nil && ro.streams && !begun: // a list without items

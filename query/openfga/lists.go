@@ -61,7 +61,8 @@ func (s *Service) StreamedListObjects(ctx context.Context, req *openfgav1.Stream
 
 // listObjects calls found for each object until it returns false.
 func (s *Service) listObjects(ctx context.Context, req objectsRequest, found func(object string) (more bool, err error)) (err error) {
-	defer s.listed("objects", time.Now(), &err)
+	var cut bool
+	defer s.listed("objects", time.Now(), &cut, &err)
 	q := query.ObjectsQuestion{Type: req.GetType(), Relation: req.GetRelation()}
 	if q.Subject, err = readSubject("user", req.GetUser()); err != nil {
 		return err
@@ -78,21 +79,21 @@ func (s *Service) listObjects(ctx context.Context, req objectsRequest, found fun
 		return err
 	}
 	name := func(id string) string { return q.Type + ":" + id }
-	err = list(ctx, name, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListObjects(ctx, q, "") },
+	cut, err = list(ctx, name, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListObjects(ctx, q, "") },
 		func(i model.Item) (bool, error) { return found(name(i.ID)) })
 	return asObjects.questionError(err)
 }
 
-// listed counts a list that began then and ends with err.
-func (s *Service) listed(of string, began time.Time, err *error) {
-	s.cfg.Listed(of, *err, time.Since(began))
+// listed counts a list that began then, and ends with cut and err.
+func (s *Service) listed(of string, began time.Time, cut *bool, err *error) {
+	s.cfg.Listed(of, *cut, *err, time.Since(began))
 }
 
 // list takes the items of a list that ends at the deadline, until take returns false. An
 // item without an answer fails it, by its name.
 //
-// It says so to the caller if the list is not whole, or may not be.
-func list(ctx context.Context, name func(id string) string, items func(context.Context) iter.Seq2[model.Item, error], take func(model.Item) (bool, error)) error {
+// If the list is not whole, or may not be, it is cut, and the caller is told so.
+func list(ctx context.Context, name func(id string) string, items func(context.Context) iter.Seq2[model.Item, error], take func(model.Item) (bool, error)) (cut bool, err error) {
 	within, cancel := context.WithTimeout(ctx, listDeadline)
 	defer cancel()
 	for i, err := range items(within) {
@@ -101,21 +102,21 @@ func list(ctx context.Context, name func(id string) string, items func(context.C
 		}
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			ended(ctx, "deadline") // the list's own, not the caller's
-			return nil
+			return true, nil
 		}
 		if err != nil {
-			return err
+			return false, err
 		}
 		more, err := take(i)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if !more {
 			ended(ctx, "limit")
-			return nil
+			return true, nil
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // ended tells the caller why a list ended.
@@ -132,7 +133,8 @@ func ended(ctx context.Context, why string) {
 // all users of its type but those from whom the model takes the relation away, which the
 // answer cannot name.
 func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest) (answer *openfgav1.ListUsersResponse, err error) {
-	defer s.listed("subjects", time.Now(), &err)
+	var cut bool
+	defer s.listed("subjects", time.Now(), &cut, &err)
 	filter := req.GetUserFilters()[0] // validated: there is exactly one
 	q := query.SubjectsQuestion{Kind: model.Kind{Type: filter.GetType(), Relation: filter.GetRelation()}, Relation: req.GetRelation()}
 	if q.Object, err = readObject("object", req.GetObject().GetType()+":"+req.GetObject().GetId()); err != nil {
@@ -164,7 +166,7 @@ func (s *Service) ListUsers(ctx context.Context, req *openfgav1.ListUsersRequest
 	name := func(id string) string {
 		return tuple.Subject{Type: q.Kind.Type, ID: id, Relation: q.Kind.Relation}.String()
 	}
-	err = list(ctx, name, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListSubjects(ctx, q, "") },
+	cut, err = list(ctx, name, func(ctx context.Context) iter.Seq2[model.Item, error] { return a.ListSubjects(ctx, q, "") },
 		func(i model.Item) (bool, error) {
 			if !i.Excluded {
 				answer.Users = append(answer.Users, userMessage(q.Kind, i.ID))

@@ -1,16 +1,25 @@
 package openfga_test
 
 import (
+	"bytes"
+	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
+	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/grantlog/grantlog/query/openfga"
+	"github.com/grantlog/grantlog/query/serve"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -89,6 +98,12 @@ func TestListLimit(t *testing.T) {
 	if code != http.StatusOK || lines != "" {
 		t.Errorf("an empty stream = %d %q", code, lines)
 	}
+	_, metrics := w.do(t, http.MethodGet, "/metrics", "")
+	for _, want := range []string{`{of="objects",result="cut"} 4`, `{of="objects",result="whole"} 5`, `{of="subjects",result="cut"} 2`} {
+		if !strings.Contains(metrics, "grantlog_list_seconds_count"+want+"\n") {
+			t.Errorf("the metrics lack the lists %s", want)
+		}
+	}
 }
 
 // TestStreamErrors holds that a stream that cannot begin says why as other operations do,
@@ -120,4 +135,59 @@ func TestStreamErrors(t *testing.T) {
 	if err := json.Unmarshal([]byte(last), &failed); err != nil || failed.Error.Code != 2000 || !strings.Contains(failed.Error.Message, "allowed") {
 		t.Errorf("the last line is %s, %v, want the error", last, err)
 	}
+}
+
+// TestCallerLeaves holds that a caller who takes no more of an answer is no failure of the
+// server, which would be in the log, whatever its transport says.
+func TestCallerLeaves(t *testing.T) {
+	var log bytes.Buffer
+	w := newWorld(t, func(c *serve.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))
+	})
+	const question = `{"type":"doc","relation":"viewer","user":"user:ann"}`
+	stream := "/stores/" + w.store + "/streamed-list-objects"
+	rpc := "/openfga.v1.OpenFGAService/StreamedListObjects"
+	message := `{"store_id":"` + w.store + `",` + question[1:]
+	message = string(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message)))) + message
+	for _, tt := range []struct{ name, path, contentType, body string }{
+		{"HTTP", stream, "application/json", question},
+		{"HTTP, not streamed", "/stores/" + w.store + "/list-objects", "application/json", question},
+		{"gRPC", rpc, "application/grpc+json", message},
+		{"gRPC-Web", rpc, "application/grpc-web+json", message},
+		{"Connect", rpc, "application/connect+json", message},
+	} {
+		for _, failure := range []error{
+			&net.OpError{Op: "write", Err: syscall.EPIPE}, os.ErrDeadlineExceeded, context.Canceled,
+			errors.New("client disconnected"), errors.New("http2: stream closed"), errors.New("any other"),
+		} {
+			req := httptest.NewRequest(http.MethodPost, tt.path, strings.NewReader(tt.body))
+			req.Header.Set("Content-Type", tt.contentType)
+			req.Proto, req.ProtoMajor, req.ProtoMinor = "HTTP/2.0", 2, 0
+			gone := &goneWriter{header: make(http.Header), err: failure}
+			w.handler.ServeHTTP(gone, req)
+			if gone.writes == 0 {
+				t.Errorf("%s: nothing was sent", tt.name)
+			}
+			if log.Len() > 0 {
+				t.Errorf("%s: a caller that leaves (%v) is in the log: %s", tt.name, failure, &log)
+				log.Reset()
+			}
+		}
+	}
+}
+
+// A goneWriter writes to a caller that is gone.
+type goneWriter struct {
+	header http.Header
+	err    error
+	writes int
+}
+
+func (w *goneWriter) Header() http.Header { return w.header }
+func (w *goneWriter) WriteHeader(int)     {}
+func (w *goneWriter) Flush()              {}
+
+func (w *goneWriter) Write([]byte) (int, error) {
+	w.writes++
+	return 0, w.err
 }

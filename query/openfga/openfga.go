@@ -15,6 +15,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -51,9 +52,10 @@ type Config struct {
 	MaxWait time.Duration // for a decision or for freshness; 30 seconds if zero
 
 	// Checked counts a check, one of a batch too; Listed a list, its sending included, by
-	// what it is of (objects, subjects, tuples or tree). Nil: nothing is counted.
+	// what it is of (objects, subjects, tuples or tree), and whether the limit or the
+	// deadline of lists cut it. Nil: nothing is counted.
 	Checked func(allowed bool, err error, took time.Duration)
-	Listed  func(of string, err error, took time.Duration)
+	Listed  func(of string, cut bool, err error, took time.Duration)
 
 	Logger *slog.Logger     // slog.Default if nil
 	Now    func() time.Time // the clock that questions are held against; time.Now if nil
@@ -70,7 +72,7 @@ func New(cfg Config) *Service {
 		cfg.Checked = func(bool, error, time.Duration) {}
 	}
 	if cfg.Listed == nil {
-		cfg.Listed = func(string, error, time.Duration) {}
+		cfg.Listed = func(string, bool, error, time.Duration) {}
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
@@ -236,7 +238,14 @@ func streamed[Req, Res any, R checked[Req]](s *Service, name string, f func(cont
 		name: name,
 		grpc: func(procedure string, options []connect.HandlerOption) http.Handler {
 			return connect.NewServerStreamHandlerSimple(procedure, func(ctx context.Context, req *Req, stream *connect.ServerStream[Res]) error {
-				if err := call(ctx, req, stream.Send); err != nil {
+				send := func(m *Res) error {
+					err := stream.Send(m)
+					if err != nil && connect.CodeOf(err) != connect.CodeInternal { // that of a message that cannot be encoded
+						return fmt.Errorf("%w: %w", errLeft, err)
+					}
+					return err
+				}
+				if err := call(ctx, req, send); err != nil {
 					return rpcError(err)
 				}
 				return nil

@@ -25,7 +25,7 @@ const clockSkew = 5 * time.Minute
 func (s *Service) Read(ctx context.Context, req *openfgav1.ReadRequest) (*openfgav1.ReadResponse, error) {
 	began := time.Now()
 	answer, err := s.read(ctx, req)
-	s.cfg.Listed("tuples", err, time.Since(began))
+	s.cfg.Listed("tuples", false, err, time.Since(began))
 	return answer, err
 }
 

@@ -62,7 +62,7 @@ func NewMetrics() *Metrics {
 	}, []string{"result"})
 	m.lists = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "grantlog_list_seconds",
-		Help:    "Time to answer a list, its sending included, by what it is of (objects, subjects, relations, tuples, tree, or report) and by result: whole (all that was asked for) or error.",
+		Help:    "Time to answer a list, its sending included, by what it is of (objects, subjects, relations, tuples, tree, or report) and by result: whole (all that was asked for), cut (at OpenFGA's limit or deadline of lists) or error.",
 		Buckets: prometheus.ExponentialBuckets(2e-5, 4, 11), // 20 µs to 21 s
 	}, []string{"of", "result"})
 	for result, name := range [...]string{checkAllowed: "allowed", checkDenied: "denied", checkFailed: "error"} {
@@ -106,9 +106,16 @@ func (m *Metrics) check(allowed bool, err error, took time.Duration) {
 }
 
 func (m *Metrics) list(of string, err error, took time.Duration) {
+	m.listOrCut(of, false, err, took)
+}
+
+func (m *Metrics) listOrCut(of string, cut bool, err error, took time.Duration) {
 	result := "whole"
-	if err != nil {
+	switch {
+	case err != nil:
 		result = "error"
+	case cut:
+		result = "cut"
 	}
 	m.lists.WithLabelValues(of, result).Observe(took.Seconds())
 }

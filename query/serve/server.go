@@ -163,7 +163,7 @@ func New(cfg Config) *Server {
 	mux.HandleFunc("GET /readyz", s.ready)
 	fga := sendWithin(sendTimeout, openfga.New(openfga.Config{
 		Ledger: cfg.Ledger, Projector: cfg.Projector, Engine: cfg.Engine, Models: cfg.Models, MaxWait: cfg.MaxWait,
-		Checked: cfg.Metrics.check, Listed: cfg.Metrics.list, Logger: cfg.Logger, Now: cfg.Now,
+		Checked: cfg.Metrics.check, Listed: cfg.Metrics.listOrCut, Logger: cfg.Logger, Now: cfg.Now,
 	}).Handler(connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(compressFrom)))
 	s.handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		// The mux would answer a path with an empty part, as of a missing id, by a redirect.
