@@ -258,6 +258,139 @@ func TestListFails(t *testing.T) {
 	}
 }
 
+// conditionalModel has lists most of whose rows may be grants whose conditions do not hold.
+func conditionalModel(t *testing.T) *Model {
+	t.Helper()
+	m := &Model{Schema: "1.1", Conditions: testConditions, Types: []Type{{Name: "user"},
+		{Name: "group", Relations: []Relation{relation("member", this, "user")}},
+		{Name: "doc", Relations: []Relation{relation("viewer", this, "user", "user:*", "user with no", "group#member", "group#member with no")}},
+	}}
+	if err := m.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// TestListStopped: a list that is stopped among many rows that do not hold has told what
+// lies before them, and no more.
+func TestListStopped(t *testing.T) {
+	const many = 30_000
+	m := conditionalModel(t)
+	w := newMem().read(t, "doc:a#viewer@user:*", "doc:z#viewer@user:*", "doc:x#viewer@user:aa", "doc:x#viewer@group:g#member", "group:g#member@user:ab", "group:g#member@user:z")
+	for i := range many {
+		w.read(t, fmt.Sprintf("doc:d%06d#viewer@user:ann no", i), fmt.Sprintf("doc:x#viewer@user:d%06d no", i))
+	}
+	for i := range 20 {
+		w.read(t, fmt.Sprintf("group:g%02d#member@user:ben", i))
+		for j := range many / 20 {
+			w.read(t, fmt.Sprintf("doc:d%02d-%04d#viewer@group:g%02d#member no", 19-i, j, i))
+		}
+	}
+	stopped := errors.New("stopped")
+	for _, tt := range []struct {
+		name string
+		list lister
+		want string
+	}{
+		{"objects", objectsOf("user:ann", "doc", "viewer"), "a z"},
+		{"objects through groups", objectsOf("user:ben", "doc", "viewer"), "a z"},
+		{"subjects", subjectsOf("doc:x", "viewer", Kind{Type: "user"}), "aa ab z"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			list := func(stop int) (got string, spent Spent, err error) {
+				var ids []string
+				spent, err = tt.list(m, Scope{Reader: w, Conditions: byName{}, Stop: func(s Spent) error {
+					if s.Rows > stop {
+						return stopped
+					}
+					return nil
+				}}, "", func(i Item) bool {
+					ids = append(ids, i.ID)
+					return i.Err == nil
+				})
+				return strings.Join(ids, " "), spent, err
+			}
+			before, _ := strings.CutSuffix(tt.want, " z")
+			for _, rows := range []int{5000, many - 1000} {
+				if got, spent, err := list(rows); err != stopped || got != before {
+					t.Errorf("stopped at %d rows: %q, %+v, %v, want %q and the error of Stop", rows, got, spent, err, before)
+				}
+			}
+			if got, spent, err := list(1 << 30); err != nil || got != tt.want || spent.Rows > 2*many {
+				t.Errorf("whole: %q, %+v, %v, want %q in at most %d rows", got, spent, err, tt.want, 2*many)
+			}
+		})
+	}
+}
+
+// TestListWindows: lists are the same whatever the sizes of windows, hold what Check says,
+// and one that ends for want of rows is the beginning of the whole one.
+func TestListWindows(t *testing.T) {
+	first, last := firstWindow, lastWindow
+	defer func() { firstWindow, lastWindow = first, last }()
+	cut, items := 0, 0
+	for seed := range uint64(150) {
+		r := rand.New(rand.NewPCG(seed, 17))
+		m := randomModel(r, seed%3 > 0)
+		objects := randomObjects(8)
+		w := randomWorld(r, m, objects, 60+r.IntN(200))
+		sc := Scope{Reader: w, Conditions: byName{}, Time: 1000}
+		for _, subject := range randomSubjects {
+			typ := []string{"a", "b"}[r.IntN(2)]
+			name := fmt.Sprint("r", r.IntN(4))
+			lists := map[string]lister{
+				"objects":  objectsOf(subject.String(), typ, name),
+				"subjects": subjectsOf(typ+":0", name, Kind{subject.Type, subject.Relation}),
+			}
+			for of, list := range lists {
+				all := func(sc Scope) (ids []string, spent Spent, err error) {
+					spent, err = list(m, sc, "", func(i Item) bool {
+						ids = append(ids, fmt.Sprint(i.ID, i.Excluded, i.Err != nil))
+						return true
+					})
+					return ids, spent, err
+				}
+				firstWindow, lastWindow = first, last
+				want, _, err := all(sc)
+				if err != nil {
+					t.Fatalf("seed %d: %s of %s#%s and %s: %v", seed, of, typ, name, subject, err)
+				}
+				if of == "objects" {
+					var checked []string
+					for _, o := range objects {
+						if allowed, _, err := m.Check(sc, Question{o, name, subject}); o.Type == typ && (allowed || err != nil) {
+							checked = append(checked, fmt.Sprint(o.ID, false, err != nil))
+						}
+					}
+					if !slices.Equal(want, checked) {
+						t.Fatalf("seed %d: %s of %s#%s and %s = %q, checks say %q\n%s", seed, of, typ, name, subject, want, checked, describeWorld(m, w))
+					}
+				}
+				firstWindow, lastWindow = 1, 1+r.IntN(4)
+				got, spent, err := all(sc)
+				if err != nil || !slices.Equal(got, want) {
+					t.Fatalf("seed %d: %s of %s#%s and %s = %q, %v in small windows, want %q\n%s", seed, of, typ, name, subject, got, err, want, describeWorld(m, w))
+				}
+				for rows := 1; rows < spent.Rows; rows += 1 + r.IntN(1+spent.Rows/5) {
+					few := sc
+					few.Budget.Rows = rows
+					var budget *BudgetError
+					got, _, err := all(few)
+					if !errors.As(err, &budget) || len(got) > len(want) || !slices.Equal(got, want[:len(got)]) {
+						t.Fatalf("seed %d: %s of %s#%s and %s = %q, %v within %d rows, want a beginning of %q\n%s", seed, of, typ, name, subject, got, err, rows, want, describeWorld(m, w))
+					}
+					if cut++; len(got) > 0 {
+						items++
+					}
+				}
+			}
+		}
+	}
+	if t.Logf("%d lists cut, %d of them with items", cut, items); items < 500 {
+		t.Errorf("only %d lists that were cut have items", items)
+	}
+}
+
 type windowed struct {
 	id   string
 	rate int

@@ -303,12 +303,13 @@ type found struct {
 	duties *duty
 	depth  int
 	unsure bool // a condition, or what leads here, has no answer
+	passed bool // it is not held by this row, which only tells how far its run was read
 }
 
 func (f found) sure() bool { return f.rank() == 0 }
 
-// read calls yield for what a source holds after an id, until yield returns false, and
-// reports whether all was read that was wanted.
+// read calls yield for what a source has after an id, also what it does not hold, until
+// yield returns false, and reports whether all was read that was wanted.
 func (w *objectWalk) read(s *source, after string, yield func(found) bool) bool {
 	if !w.spend(1) {
 		return false
@@ -322,7 +323,7 @@ func (w *objectWalk) read(s *source, after string, yield func(found) bool) bool 
 			if !w.spend(1) {
 				return false
 			}
-			if !yield(found{m.id, s.duties, m.depth, m.err != nil}) {
+			if !yield(found{id: m.id, duties: s.duties, depth: m.depth, unsure: m.err != nil}) {
 				break
 			}
 		}
@@ -338,10 +339,7 @@ func (w *objectWalk) read(s *source, after string, yield func(found) bool) bool 
 			return false
 		}
 		allowed, err := w.counts(s.plan.relation, s.subject, &g)
-		if !allowed && err == nil {
-			return true
-		}
-		return yield(found{o.ID, s.duties, s.depth, err != nil || s.err != nil})
+		return yield(found{o.ID, s.duties, s.depth, err != nil || s.err != nil, !allowed && err == nil})
 	})
 	if err != nil && w.fatal == nil {
 		w.fatal = err
@@ -454,8 +452,11 @@ func newClosing(w *objectWalk) *closing {
 	return &closing{walk: w, found: make(map[*plan]map[string]*closingMember)}
 }
 
-// add takes an object that was found for p, and reports whether to go on.
+// add takes what was read for p, and reports whether to go on.
 func (c *closing) add(p *plan, f found) bool {
+	if f.passed {
+		return true
+	}
 	of := c.found[p]
 	if of == nil {
 		of = make(map[string]*closingMember)
@@ -569,11 +570,14 @@ func (w *objectWalk) list(p *plan, after string, yield func(Item) bool) {
 			if w.fatal != nil {
 				return
 			}
-			held, err := w.judge(p, &all[i])
-			if w.fatal != nil || (held || err != nil) && !yield(Item{ID: all[i].id, Err: err}) {
+			f := &all[i]
+			if after = f.id; f.passed {
+				continue
+			}
+			held, err := w.judge(p, f)
+			if w.fatal != nil || (held || err != nil) && !yield(Item{ID: f.id, Err: err}) {
 				return
 			}
-			after = all[i].id
 		}
 		more = more && w.fatal == nil
 	}
@@ -583,6 +587,8 @@ func (f found) name() string { return f.id }
 
 func (f found) rank() int {
 	switch {
+	case f.passed:
+		return 3
 	case f.unsure:
 		return 2
 	case f.duties != nil:

@@ -248,12 +248,15 @@ type subjectFound struct {
 	id     string
 	duties *objectDuty
 	unsure bool
+	passed bool // it does not hold it by this row, which only tells how far its run was read
 }
 
 func (f subjectFound) name() string { return f.id }
 
 func (f subjectFound) rank() int {
 	switch {
+	case f.passed:
+		return 3
 	case f.unsure:
 		return 2
 	case f.duties != nil:
@@ -262,15 +265,16 @@ func (f subjectFound) rank() int {
 	return 0
 }
 
-// read calls yield for the subjects of a source after an id, until yield returns false,
-// and reports whether all was read that was wanted. It passes over the wildcard.
+// read calls yield for the subjects of a source after an id, also those of grants that do
+// not count, until yield returns false, and reports whether all was read that was wanted.
+// It passes over the wildcard.
 func (w *subjectWalk) read(s *subjectSource, after string, yield func(subjectFound) bool) bool {
 	if !w.spend(1) {
 		return false
 	}
 	if s.plan == nil {
 		if s.one > after {
-			yield(subjectFound{s.one, s.duties, s.unsure})
+			yield(subjectFound{id: s.one, duties: s.duties, unsure: s.unsure})
 		}
 		return true
 	}
@@ -282,10 +286,7 @@ func (w *subjectWalk) read(s *subjectSource, after string, yield func(subjectFou
 			return true
 		}
 		allowed, err := w.counts(s.plan.relation, subject, &g)
-		if !allowed && err == nil {
-			return true
-		}
-		return yield(subjectFound{subject.ID, s.duties, s.unsure || err != nil})
+		return yield(subjectFound{subject.ID, s.duties, s.unsure || err != nil, !allowed && err == nil})
 	})
 	if err != nil && w.fatal == nil {
 		w.fatal = err
@@ -347,6 +348,9 @@ func (w *subjectWalk) list(p *plan, o tuple.Object, after string, yield func(Ite
 					return
 				}
 			}
+			if after = f.id; f.passed {
+				continue
+			}
 			held, err := w.judge(p, o, f)
 			switch {
 			case w.fatal != nil:
@@ -360,7 +364,6 @@ func (w *subjectWalk) list(p *plan, o tuple.Object, after string, yield func(Ite
 					return
 				}
 			}
-			after = f.id
 		}
 	}
 	if !told && w.fatal == nil {

@@ -6,8 +6,11 @@ import (
 	"strings"
 )
 
-// Sizes of windows, in items. The first is small, so that a list begins at once.
-const (
+// Sizes of windows, in names. The first is small, so that a list begins at once. What a
+// run has to say of a name may be that it is not held: it takes its place in a window all
+// the same, so that what is held comes out however much lies around it that is not.
+// Tests make windows smaller.
+var (
 	firstWindow = 128
 	lastWindow  = 8192
 )
@@ -76,7 +79,8 @@ type merger[T interface {
 type mergeRun struct {
 	number int
 	next   string // nothing before it is left, "" if that is not known
-	last   string // taken into the window under way
+	first  string // read for the window under way
+	last   string // taken into it
 	done   bool   // nothing comes after last
 }
 
@@ -106,8 +110,11 @@ func (m *merger[T]) next(read func(run int, yield func(T) bool) bool) ([]T, bool
 			m.cut = true
 			break // and so have all after it
 		}
-		r.next, r.last, r.done = "", "", true
+		r.next, r.first, r.last, r.done = "", "", "", true
 		if !read(r.number, func(t T) bool {
+			if r.first == "" {
+				r.first = t.name()
+			}
 			if !m.add(t) {
 				r.next, r.done = t.name(), false
 				return false
@@ -128,7 +135,9 @@ func (m *merger[T]) next(read func(run int, yield func(T) bool) bool) ([]T, bool
 		switch {
 		case i >= looked:
 		case r.last > end: // what did not fit is read again
-			r.next = ""
+			if r.next = ""; r.first > end {
+				r.next = r.first
+			}
 		case r.done:
 			continue
 		}

@@ -18,11 +18,13 @@ import (
 	"syscall"
 	"testing"
 
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
 	"github.com/grantlog/grantlog/query/openfga"
 	"github.com/grantlog/grantlog/query/serve"
 	openfgav1 "github.com/openfga/api/proto/openfga/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/structpb"
 )
 
 // TestListLimit holds that lists end at 1,000 items, and streams do not, over both
@@ -190,4 +192,97 @@ func (w *goneWriter) Flush()              {}
 func (w *goneWriter) Write([]byte) (int, error) {
 	w.writes++
 	return 0, w.err
+}
+
+// TestListCut holds that a list that ends at its deadline has what comes before the many
+// grants whose conditions took the time.
+func TestListCut(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, &pb.Change{Change: &pb.Change_WriteModel{WriteModel: &pb.ModelSource{Source: `model
+  schema 1.1
+type user
+type doc
+  relations
+    define slow: [user, user:*, user with slow]
+condition slow(l: list<int>, salt: int) {
+  l.exists(x, l.exists(y, x == salt - 1000000 - y))
+}
+`}}})
+	w.grant(t, "user:* slow doc:a", "user:aa slow doc:x")
+	for i := 0; i < 10_000; i += 500 {
+		var changes []*pb.Change
+		for j := i; j < i+500; j++ {
+			salt, err := structpb.NewStruct(map[string]any{"salt": j})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, tuple := range []*pb.Tuple{
+				{Subject: "user:many", Relation: "slow", Object: fmt.Sprintf("doc:d%06d", j)},
+				{Subject: fmt.Sprintf("user:d%06d", j), Relation: "slow", Object: "doc:x"},
+			} {
+				changes = append(changes, &pb.Change{Change: &pb.Change_Grant{Grant: &pb.Grant{Tuple: tuple, Condition: "slow", Context: salt}}})
+			}
+		}
+		w.apply(t, changes...)
+	}
+	values := `"context":{"l":[0` + strings.Repeat(",0", 29) + `]}`
+	for _, tt := range []struct{ operation, body, want string }{
+		{"list-objects", `{"type":"doc","relation":"slow","user":"user:many",` + values + `}`, `{"objects":["doc:a"]}`},
+		{"streamed-list-objects", `{"type":"doc","relation":"slow","user":"user:many",` + values + `}`, `{"result":{"object":"doc:a"}}`},
+		{"list-users", `{"object":{"type":"doc","id":"x"},"relation":"slow","user_filters":[{"type":"user"}],` + values + `}`, `{"users":[{"object":{"type":"user","id":"aa"}}]}`},
+	} {
+		t.Run(tt.operation, func(t *testing.T) {
+			t.Parallel()
+			resp, err := http.Post("http://"+w.address+"/stores/"+w.store+"/"+tt.operation, "", strings.NewReader(tt.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			answer, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := compact(t, string(answer)); got != tt.want {
+				t.Errorf("answer = %s, want %s", got, tt.want)
+			}
+			if ended := resp.Header.Get(openfga.EndedHeader) + resp.Trailer.Get(openfga.EndedHeader); ended != "deadline" {
+				t.Logf("ended by %q: this machine is too fast for the test", ended)
+			}
+		})
+	}
+}
+
+// TestDearConditions holds that the error of a condition that costs too much names the item
+// of a list first, and no field: whose values cost is not known.
+func TestDearConditions(t *testing.T) {
+	w := newWorld(t)
+	w.apply(t, &pb.Change{Change: &pb.Change_WriteModel{WriteModel: &pb.ModelSource{Source: `model
+  schema 1.1
+type user
+type doc
+  relations
+    define viewer: [user with dear]
+condition dear(l: list<int>) {
+  l.exists(x, l.exists(y, x + y > 1))
+}
+`}}})
+	numbers := make([]any, 100)
+	for i := range numbers {
+		numbers[i] = 0
+	}
+	stored, err := structpb.NewStruct(map[string]any{"l": numbers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.apply(t, &pb.Change{Change: &pb.Change_Grant{Grant: &pb.Grant{Tuple: &pb.Tuple{Subject: "user:ann", Relation: "viewer", Object: "doc:a"}, Condition: "dear", Context: stored}}})
+	const dear = `condition "dear": exceeds the cost limit of 10000`
+	for _, tt := range []struct{ operation, body, want string }{
+		{"Check", `{` + check("user:ann", "viewer", "doc:a") + `}`, dear},
+		{"ListObjects", `{"type":"doc","relation":"viewer","user":"user:ann"}`, "doc:a: " + dear},
+		{"ListUsers", `{"object":{"type":"doc","id":"a"},"relation":"viewer","user_filters":[{"type":"user"}]}`, "user:ann: " + dear},
+	} {
+		if code, message := w.ask(t, tt.operation, tt.body); code != "validation_error" || message != tt.want {
+			t.Errorf("%s = %s %q, want validation_error %q", tt.operation, code, message, tt.want)
+		}
+	}
 }
