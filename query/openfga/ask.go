@@ -206,16 +206,10 @@ func (n naming) readGiven(contextual []*openfgav1.TupleKey, values *structpb.Str
 // questionError returns why a question has no answer, as this API says it, where that
 // differs from what errorOf says.
 func (n naming) questionError(err error) error {
-	var (
-		wrong *query.InvalidError
-		cost  *dsl.CostError
-	)
-	switch {
-	case errors.As(err, &wrong):
+	var wrong *query.InvalidError
+	if errors.As(err, &wrong) {
 		field, code := n.field(wrong.Field)
 		return errorf(code, "%s: %s", field, wrong.Message)
-	case errors.As(err, &cost):
-		return invalidf("context: %s", err)
 	}
 	return err
 }

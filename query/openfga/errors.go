@@ -103,9 +103,9 @@ func (s *Service) errorOf(ctx context.Context, err error) *Error {
 		return errorf(openfgav1.ErrorCode_latest_authorization_model_not_found, "%s", err)
 	case errors.As(err, &budget) && budget.What == "time":
 		return internal(openfgav1.InternalErrorCode_deadline_exceeded)
-	case errors.As(err, &budget), errors.As(err, &cycle), errors.As(err, &cost):
+	case errors.As(err, &budget), errors.As(err, &cycle):
 		return errorf(openfgav1.ErrorCode_authorization_model_resolution_too_complex, "%s", err)
-	case errors.As(err, &missing), errors.As(err, &ill), errors.As(err, &condition):
+	case errors.As(err, &missing), errors.As(err, &ill), errors.As(err, &cost), errors.As(err, &condition):
 		return invalidf("%s", err)
 	case errors.Is(err, ledger.ErrUnknownOutcome):
 		return internal(openfgav1.InternalErrorCode_aborted)
