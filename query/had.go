@@ -65,19 +65,29 @@ func had(v *index.View, fits func(*model.Model) bool) (bool, error) {
 }
 
 // Known returns an [*InvalidError] about a field, in the message filter, for a type or
-// relation that no model of the store has had up to the view's revision, unless an entry
-// has it all the same: attempts at what never was are among what is looked for. In a store
-// without a model every type is unknown. Only of what no model has had are entries read.
+// relation that no model of the store has had up to the view's revision. In a store without
+// a model every type is unknown. It is for a filter that no entry fits: attempts at what
+// never was are among what is looked for.
 func (f *EntryFilter) Known(v *index.View) error {
 	err := f.had(v)
-	unknown, ok := errors.AsType[*InvalidError](err)
-	if !ok {
-		return err
+	if unknown, ok := errors.AsType[*InvalidError](err); ok {
+		err = invalid(unknown.Field, "%s, and none of the entries asked for fits the filter", unknown.Message)
 	}
-	search, named := NewEntrySearch(EntryFilter{Subject: f.Subject, Object: f.Object, Type: f.Type, Relation: f.Relation}), false
-	for next := ledger.Revision(1); next <= v.Revision() && !named; {
-		next, err = search.Step(v, next, v.Revision(), knownStep, func(*ledger.Entry) bool {
-			named = true
+	return err
+}
+
+// KnownFrom is Known unless one of the entries from a revision on, up to the view's, fits.
+// Only of what no model has had are entries read.
+func (f *EntryFilter) KnownFrom(v *index.View, from ledger.Revision) error {
+	unknown := f.Known(v)
+	if _, ok := errors.AsType[*InvalidError](unknown); !ok {
+		return unknown
+	}
+	search, fits := NewEntrySearch(*f), false
+	for from <= v.Revision() && !fits {
+		var err error
+		from, err = search.Step(v, from, v.Revision(), knownStep, func(*ledger.Entry) bool {
+			fits = true
 			return false
 		})
 		if err == nil && v.Stop != nil {
@@ -87,14 +97,14 @@ func (f *EntryFilter) Known(v *index.View) error {
 			return err
 		}
 	}
-	if named {
+	if fits {
 		return nil
 	}
-	return invalid(unknown.Field, "%s, and no entry has a change that names it so", unknown.Message)
+	return unknown
 }
 
-// knownStep is how many entries Known reads between two looks at the view's Stop.
-const knownStep = 1024
+// knownStep is how many entries KnownFrom reads between two looks at the view's Stop.
+const knownStep = 64
 
 // had returns an [*InvalidError] about the first name that no model has had.
 func (f *EntryFilter) had(v *index.View) error {

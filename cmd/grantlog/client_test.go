@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -11,6 +12,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	pb "github.com/grantlog/grantlog/proto/grantlog/v1"
+	"github.com/grantlog/grantlog/proto/grantlog/v1/grantlogv1connect"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
@@ -53,6 +56,47 @@ func TestExactly(t *testing.T) {
 		want, err := protojson.Marshal(at)
 		if got := exactly(at); err != nil || `"`+got+`"` != string(want) {
 			t.Errorf("exactly = %s, want %s, %v", got, want, err)
+		}
+	}
+}
+
+// A refusing sends a replay that says how far it got, and then ends with the error.
+type refusing struct {
+	grantlogv1connect.UnimplementedAuditServiceHandler
+	err *connect.Error
+}
+
+func (r *refusing) Replay(_ context.Context, _ *pb.ReplayRequest, stream *connect.ServerStream[pb.ReplayResponse]) error {
+	if err := stream.Send(&pb.ReplayResponse{ResumeToken: "here"}); err != nil {
+		return err
+	}
+	return r.err
+}
+
+// A stream that breaks off says how to go on, and one that is refused does not: it has
+// found a mistake of who asks.
+func TestReplayBroken(t *testing.T) {
+	refused := connect.NewError(connect.CodeInvalidArgument, errors.New("filter.type: no such type"))
+	detail, err := connect.NewErrorDetail(&pb.Rejection{Field: "filter.type"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused.AddDetail(detail)
+	for _, tt := range []struct {
+		err  *connect.Error
+		want string
+	}{
+		{connect.NewError(connect.CodeUnavailable, errors.New("the server ends")), "grantlog: unavailable: the server ends; go on with --resume here\n"},
+		{refused, "grantlog: invalid_argument: filter.type: no such type\n"},
+	} {
+		mux := http.NewServeMux()
+		mux.Handle(grantlogv1connect.NewAuditServiceHandler(&refusing{err: tt.err}))
+		server := httptest.NewServer(mux)
+		defer server.Close()
+		var stderr bytes.Buffer
+		status := run(t.Context(), []string{"replay", "--type", "lion", "--store", "01HZX3V5N8K2Q7R4T6W9Y1B3D5", "--server", server.URL}, strings.NewReader(""), io.Discard, &stderr)
+		if status != statusError || stderr.String() != tt.want {
+			t.Errorf("status %d with %q, want %d with %q", status, stderr.String(), statusError, tt.want)
 		}
 	}
 }

@@ -216,7 +216,7 @@ func (c *client) broken(err error, token string) error {
 	switch {
 	case err == nil:
 		return nil
-	case token == "":
+	case token == "", rejection(err) != nil: // which going on would not mend
 		return c.plain(err)
 	}
 	return fmt.Errorf("%w; go on with --resume %s", c.plain(err), token)

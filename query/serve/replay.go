@@ -30,7 +30,7 @@ const (
 const (
 	progressEntries = 1 << 16
 	progressEvery   = time.Second
-	searchStep      = 1024 // entries read between two looks at the clock
+	searchStep      = 64 // entries read between two looks at the clock
 )
 
 // errEnding ends the streams that follow when the server does.
@@ -47,10 +47,12 @@ func (s *Server) Replay(ctx context.Context, req *pb.ReplayRequest, stream *conn
 // A replaying is how far a stream of entries got.
 type replaying struct {
 	store    ledger.ID
+	filter   query.EntryFilter
 	search   *query.EntrySearch
 	next, to ledger.Revision // those that are to be looked at
 	fromTime int64           // entries before it are not wanted
 	raw      bool
+	known    bool // no name of the filter is a mistake, or it is too late to say so
 
 	told   ledger.Revision // the caller can go on from here
 	toldAt time.Time
@@ -108,7 +110,7 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 	case req.To != 0 && toTime != 0:
 		return nil, malformed("to_time", "must be absent beside to")
 	}
-	r := &replaying{store: store, search: query.NewEntrySearch(filter), next: 1, to: math.MaxUint64, raw: req.Raw, toldAt: time.Now()}
+	r := &replaying{store: store, filter: filter, search: query.NewEntrySearch(filter), next: 1, to: math.MaxUint64, raw: req.Raw, toldAt: time.Now()}
 	wait, cancel := s.patience(ctx)
 	defer cancel()
 	view := func(field string, f projector.Freshness) (*index.View, error) {
@@ -144,6 +146,7 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 		}
 		v.Close()
 		r.next = t.Revision + 1
+		r.known = true // or something may have been found before
 	case *pb.ReplayRequest_FromTime:
 		if r.fromTime, err = readTime("from_time", k.FromTime); err != nil {
 			return nil, err
@@ -168,14 +171,8 @@ func (s *Server) replayStart(ctx context.Context, req *pb.ReplayRequest) (*repla
 			return nil, err
 		}
 	}
-	v, err := view("store", projector.Freshness{Kind: projector.Any})
-	if err != nil {
-		return nil, err
-	}
-	defer v.Close()
 	r.told = r.next
-	v.Stop = ctx.Err
-	return r, filter.Known(v)
+	return r, nil
 }
 
 // firstSince returns the first revision of a store whose log time is not before at, which
@@ -219,6 +216,7 @@ func (s *Server) readEntries(ctx context.Context, r *replaying) (answer *pb.Repl
 			if e.Time < r.fromTime {
 				return true
 			}
+			r.known = true
 			answer.Entries = append(answer.Entries, entryMessage(e, r.raw))
 			size += len(e.Raw)
 			full = len(answer.Entries) == streamEntries || size >= streamBytes
@@ -232,6 +230,12 @@ func (s *Server) readEntries(ctx context.Context, r *replaying) (answer *pb.Repl
 		}
 	}
 	end = r.next > v.Revision()
+	if !r.known && (end || r.next > r.to) {
+		if err := r.filter.Known(v); err != nil {
+			return nil, false, err
+		}
+		r.known = true
+	}
 	answer.CaughtUp = end && !r.caught
 	if r.next-1 > v.Revision() {
 		return answer, end, nil // nothing that is wanted is here yet, so there is nothing to go on after

@@ -212,6 +212,8 @@ func TestReplayOfUnknownNames(t *testing.T) {
 		{&pb.EntryFilter{Relation: "read"}, nil, "filter.relation"},
 		{&pb.EntryFilter{Object: "doc:note", Relation: "reads"}, nil, "filter.relation"},
 		{&pb.EntryFilter{Subject: "robot:r2"}, nil, "filter.subject"},
+		{&pb.EntryFilter{Type: "dokument", Actor: "eve"}, []uint64{3}, ""},
+		{&pb.EntryFilter{Type: "dokument", Actor: "ann"}, nil, "filter.type"},
 	} {
 		stream, err := n.Replay(context10(t), &pb.ReplayRequest{Store: store, Filter: tt.filter})
 		if err != nil {
@@ -223,9 +225,87 @@ func TestReplayOfUnknownNames(t *testing.T) {
 			got = append(got, revisionsOf(stream.Msg().Entries)...)
 		}
 		if tt.want == nil {
-			wantRejection(t, stream.Err(), connect.CodeInvalidArgument, pb.Rejection_INVALID, tt.field, "and no entry has a change that names it so")
+			wantRejection(t, stream.Err(), connect.CodeInvalidArgument, pb.Rejection_INVALID, tt.field, "and none of the entries asked for fits the filter")
 		} else if stream.Err() != nil || !slices.Equal(got, tt.want) {
 			t.Errorf("%v: %v, %v, want %v", tt.filter, got, stream.Err(), tt.want)
+		}
+
+		report, err := n.Report(context10(t), &pb.ReportRequest{Store: store, Report: &pb.ReportRequest_RecordedChanges{RecordedChanges: &pb.RecordedChanges{Filter: tt.filter}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer report.Close()
+		parts := 0
+		for report.Receive() {
+			parts++
+		}
+		if tt.want == nil {
+			wantRejection(t, report.Err(), connect.CodeInvalidArgument, pb.Rejection_INVALID, "recorded_changes."+tt.field, "and none of the entries asked for fits the filter")
+		}
+		if (report.Err() == nil) != (tt.want != nil) || (parts == 0) != (tt.want == nil) {
+			t.Errorf("report of %v: %d parts, %v", tt.filter, parts, report.Err())
+		}
+	}
+}
+
+// TestReplayOfUnknownNamesEnds: that a name is a mistake is told where a stream that has
+// found nothing comes to its end, or begins to wait; until then it says how far it got. One
+// that is resumed does not tell, as something may have been found before.
+func TestReplayOfUnknownNamesEnds(t *testing.T) {
+	n := newNode(t)
+	n.server.searchFor = 2
+	store := n.store(t, testModel) // revisions 1 and 2
+	for range 4 {
+		n.apply(t, store, grant("doc:plan", "viewer", "user:ann")) // 3 to 6
+	}
+	n.submit(t, "eve", &pb.Command{Store: store, Changes: []*pb.Change{grant("dokument:plan", "owner", "user:eve")}}) // 7, rejected
+	n.apply(t, store, grant("doc:note", "viewer", "user:ann"))                                                        // 8
+	resume := func(token string) *pb.ReplayRequest {
+		return &pb.ReplayRequest{Start: &pb.ReplayRequest_ResumeToken{ResumeToken: token}}
+	}
+	var first string // token of the first answer to the first request
+	for _, tt := range []struct {
+		name  string
+		req   *pb.ReplayRequest
+		typ   string
+		told  int      // answers without entries before the end or the first entry
+		found []uint64 // nil if it is a mistake
+	}{
+		{"to the newest", &pb.ReplayRequest{}, "lion", 3, nil},
+		{"to before what is found", &pb.ReplayRequest{To: 5}, "dokument", 2, nil},
+		{"from what is found", &pb.ReplayRequest{Start: &pb.ReplayRequest_From{From: 7}}, "dokument", 0, []uint64{7}},
+		{"from after what is found", &pb.ReplayRequest{Start: &pb.ReplayRequest_From{From: 8}}, "dokument", 0, nil},
+		{"following", &pb.ReplayRequest{Follow: true}, "lion", 3, nil},
+		{"following from what is to come", &pb.ReplayRequest{Follow: true, Start: &pb.ReplayRequest_From{From: 20}}, "lion", 0, nil},
+		{"resumed", resume(""), "lion", 3, []uint64{}},
+		{"resumed before what is found", resume(""), "dokument", 2, []uint64{7}},
+	} {
+		req := tt.req
+		req.Store, req.Filter = store, &pb.EntryFilter{Type: tt.typ}
+		if r, ok := req.Start.(*pb.ReplayRequest_ResumeToken); ok {
+			r.ResumeToken = first
+		}
+		stream, err := n.Replay(context10(t), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer stream.Close()
+		told, found := 0, []uint64{}
+		for stream.Receive() {
+			if m := stream.Msg(); len(m.Entries) > 0 {
+				found = append(found, revisionsOf(m.Entries)...)
+			} else if len(found) == 0 {
+				told++
+				if first == "" {
+					first = m.ResumeToken
+				}
+			}
+		}
+		if tt.found == nil {
+			wantRejection(t, stream.Err(), connect.CodeInvalidArgument, pb.Rejection_INVALID, "filter.type", fmt.Sprintf("no model of the store has had a type %q", tt.typ))
+		}
+		if (stream.Err() == nil) != (tt.found != nil) || !slices.Equal(found, tt.found) || told != tt.told {
+			t.Errorf("%s: %d answers, then entries %v, %v; want %d, %v", tt.name, told, found, stream.Err(), tt.told, tt.found)
 		}
 	}
 }

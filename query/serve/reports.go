@@ -101,7 +101,7 @@ func (s *Server) report(ctx context.Context, req *pb.ReportRequest, send func(*p
 			return err
 		}
 		of.to.view.Stop = ctx.Err
-		if err := f.Known(of.to.view); err != nil {
+		if err := f.KnownFrom(of.to.view, of.first); err != nil {
 			return renamed(err, "filter", "recorded_changes.filter")
 		}
 		r = audit.RecordedChanges(ctx, of.first, of.to.Moment, f)

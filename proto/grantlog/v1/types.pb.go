@@ -2294,15 +2294,15 @@ type EntryFilter struct {
 	// The ticket that asked for it.
 	Ticket string `protobuf:"bytes,2,opt,name=ticket,proto3" json:"ticket,omitempty"`
 	// The subject of a grant or revoke: "user:ann", "group:eng#member", "user:*". A type or
-	// relation that no model of the store has had is INVALID_ARGUMENT.
+	// relation that no model of the store has had is INVALID_ARGUMENT if no entry fits.
 	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
 	// The object of a grant or revoke, "type:id", of a type as below.
 	Object string `protobuf:"bytes,4,opt,name=object,proto3" json:"object,omitempty"`
 	// The type of the object of a grant or revoke. One that no model of the store has had
-	// is INVALID_ARGUMENT.
+	// is INVALID_ARGUMENT if no entry fits.
 	Type string `protobuf:"bytes,5,opt,name=type,proto3" json:"type,omitempty"`
 	// The relation of a grant or revoke. One that no model of the store has had is
-	// INVALID_ARGUMENT.
+	// INVALID_ARGUMENT if no entry fits.
 	Relation string `protobuf:"bytes,6,opt,name=relation,proto3" json:"relation,omitempty"`
 	// The kinds of change, at most 100; none: all.
 	Kinds []EntryFilter_Kind `protobuf:"varint,7,rep,packed,name=kinds,proto3,enum=grantlog.v1.EntryFilter_Kind" json:"kinds,omitempty"`

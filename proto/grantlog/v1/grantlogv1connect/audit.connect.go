@@ -60,10 +60,13 @@ type AuditServiceClient interface {
 	// NOT_FOUND: there is no such store here, or the last moment wanted is before its first
 	// entry. INVALID_ARGUMENT: the resume token is malformed or of another log or store; the
 	// first revision wanted, unless it follows, or the last is not in the log; a
-	// moment is in the future; the filter names a type or relation that no model of the store
-	// has had and no entry has either, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
-	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
-	// resume token names, or ends; go on with the last resume token, here or elsewhere.
+	// moment is in the future; the filter is one that nothing could fit. INVALID_ARGUMENT at
+	// the end, or where it begins to wait: the filter names a type or relation that no model
+	// of the store has had, and none of the entries asked for fits; a stream that begins with
+	// a resume token just ends, as entries may have been sent before. FAILED_PRECONDITION: the
+	// resume token is of a lost past. UNAVAILABLE: the replica is quarantined, has not applied
+	// what the resume token names, or ends; go on with the last resume token, here or
+	// elsewhere.
 	Replay(context.Context, *v1.ReplayRequest) (*connect.ServerStreamForClient[v1.ReplayResponse], error)
 	// History streams what became of a tuple, of all tuples of an object, or of all tuples
 	// of a subject: every grant, change, revoke and expiry, each with the command behind it,
@@ -224,10 +227,13 @@ type AuditServiceHandler interface {
 	// NOT_FOUND: there is no such store here, or the last moment wanted is before its first
 	// entry. INVALID_ARGUMENT: the resume token is malformed or of another log or store; the
 	// first revision wanted, unless it follows, or the last is not in the log; a
-	// moment is in the future; the filter names a type or relation that no model of the store
-	// has had and no entry has either, or is one that nothing fits. FAILED_PRECONDITION: the resume token is of
-	// a lost past. UNAVAILABLE: the replica is quarantined, has not applied what the
-	// resume token names, or ends; go on with the last resume token, here or elsewhere.
+	// moment is in the future; the filter is one that nothing could fit. INVALID_ARGUMENT at
+	// the end, or where it begins to wait: the filter names a type or relation that no model
+	// of the store has had, and none of the entries asked for fits; a stream that begins with
+	// a resume token just ends, as entries may have been sent before. FAILED_PRECONDITION: the
+	// resume token is of a lost past. UNAVAILABLE: the replica is quarantined, has not applied
+	// what the resume token names, or ends; go on with the last resume token, here or
+	// elsewhere.
 	Replay(context.Context, *v1.ReplayRequest, *connect.ServerStream[v1.ReplayResponse]) error
 	// History streams what became of a tuple, of all tuples of an object, or of all tuples
 	// of a subject: every grant, change, revoke and expiry, each with the command behind it,
