@@ -29,8 +29,9 @@ func (a *app) auditRecheckCommand() *cobra.Command {
 		Use:   "recheck FILE",
 		Short: "Ask for a saved report again, and compare",
 		Long: `Reads a report that was saved as CSV or JSONL, and says whether it is what the server
-reports. The SHA-256 in a report shows that it is whole as it was sent, not that nobody
-changed it since: whoever alters a row can compute it again. So this command
+reports; - is the standard input. The SHA-256 in a report shows that it is
+whole as it was sent, not that nobody changed it since: whoever alters a row can compute it
+again. So this command
 
   1  computes the number of rows and their SHA-256 again;
   2  verifies the checkpoint that the report stands on, if it has one, with --key or else
@@ -44,15 +45,23 @@ changed it since: whoever alters a row can compute it again. So this command
 
 The checkpoint is not the server's, which may be newer by now: it and what the file says
 about it must be what 2 shows. Who saved the report alone knows whether --key was given.
+A report without a checkpoint is compared too, but not verified: with --key that is a no.
 
 The first line that differs is told. Without --key, or without a checkpoint, the report is
 as true as the server that is asked. A report of a time so near its making that the
 broker's clock, behind the server's or run back, gave a later entry an earlier time is not
 the same any more.
 
-Exit status: 0 the same, 1 not the same, or the server's report does not verify, 2 error.`,
+Some causes and answers are not found out within the budget of a server ("unknown", "no
+answer within"), and servers may have different ones. A row that differs in nothing else
+is not told to be the same, nor to be altered: ask a server with the same --list-budget
+and --check-budget as the one that made the report.
+
+Exit status: 0 the same; 1 not the same, or not verified with --key, or the server's
+report does not verify; 2 not found out within a budget, or an error.`,
 		Example: `  grantlog audit access --object doc:plan --format csv --out plan.csv
-  grantlog audit recheck plan.csv --key auditors.pub`,
+  grantlog audit recheck plan.csv --key auditors.pub
+  zstd -dc plan.csv.zst | grantlog audit recheck -`,
 		Args: takes("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pinned, err := readKeyFlag(key)
@@ -74,25 +83,45 @@ type RecheckReport struct {
 	Rows       uint64 `json:"rows"`
 	SHA256     string `json:"sha256,omitempty"`
 	Checkpoint string `json:"checkpoint,omitempty"`
+	Verified   bool   `json:"verified"` // it is the same, and stands on that checkpoint
 }
 
 // errAltered is that a saved report is not what was reported.
 var errAltered = errors.New("not the same")
 
+// An unvouchedError is that a saved report is what was reported, and has no checkpoint that
+// --key could verify.
+type unvouchedError struct{ made string } // what is known of why, "" for nothing
+
+func (e *unvouchedError) Error() string {
+	text := "the rows are the same, but nothing vouches for them: the report stands on no checkpoint, so --key has nothing to verify"
+	if e.made != "" {
+		text += "; " + e.made
+	}
+	return text
+}
+
 func altered(format string, args ...any) error {
 	return fmt.Errorf("%w: %s", errAltered, fmt.Sprintf(format, args...))
 }
 
+// standardInput is what - is called.
+const standardInput = "the standard input"
+
 func (a *app) recheck(ctx context.Context, file string, pinned seal.Key) error {
-	f, err := os.Open(file)
+	f, done, err := a.openSaved(ctx, file)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer done()
 	report := RecheckReport{File: file}
+	if file == "-" {
+		file = standardInput
+	}
 	err = a.recheckFile(ctx, f, pinned, &report)
-	report.Same = err == nil
-	if err != nil && !errors.Is(err, errAltered) {
+	var unvouched *unvouchedError
+	report.Same = err == nil || errors.As(err, &unvouched)
+	if !report.Same && !errors.Is(err, errAltered) {
 		return a.verdict(fmt.Errorf("%s: %w", file, err))
 	}
 	if err != nil {
@@ -112,28 +141,57 @@ func (a *app) recheck(ctx context.Context, file string, pinned seal.Key) error {
 	return a.facts(file+" is the same as reported", "rows", fmt.Sprint(report.Rows), "sha256", report.SHA256, "checkpoint", report.Checkpoint)
 }
 
-func (a *app) recheckFile(ctx context.Context, f *os.File, pinned seal.Key, report *RecheckReport) error {
+// openSaved opens a saved report, which is read twice: what cannot be is copied. Done closes
+// it, and removes the copy.
+func (a *app) openSaved(ctx context.Context, file string) (f *os.File, done func(), err error) {
+	src := a.stdin
+	if file != "-" {
+		if f, err = os.Open(file); err != nil {
+			return nil, nil, err
+		}
+		if _, err := f.Seek(0, io.SeekStart); err == nil {
+			return f, func() { f.Close() }, nil
+		}
+		defer f.Close()
+		src = f
+	}
+	to, err := os.CreateTemp("", "grantlog-recheck-")
+	if err != nil {
+		return nil, nil, err
+	}
+	done = func() {
+		to.Close()
+		os.Remove(to.Name())
+	}
+	_, err = io.Copy(to, interruptible(ctx, src))
+	if err == nil {
+		_, err = to.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		done()
+		return nil, nil, fmt.Errorf("copy the report: %w", err)
+	}
+	return to, done, nil
+}
+
+func (a *app) recheckFile(ctx context.Context, f io.ReadSeeker, pinned seal.Key, report *RecheckReport) error {
 	s, err := readSaved(f)
 	if err != nil {
 		return err
 	}
 	report.Rows, report.SHA256 = s.rows, s.sum
-	if s.header.Checkpoint == "" && !pinned.IsZero() {
-		return altered("it stands on no checkpoint, so --key has nothing to verify")
+	key := pinned
+	if s.header.Checkpoint == "" {
+		key = seal.Key{} // it has nothing to verify, which is told once the rows are compared
 	}
-	v, err := vouchFor(s.header, pinned)
+	v, err := vouchFor(s.header, key)
 	if err != nil {
 		return altered("%s", err)
 	}
 	if err := s.saysOf(v); err != nil {
 		return err
 	}
-	switch report.Checkpoint = v.text(); {
-	case v.note == "":
-		report.Checkpoint = "none: the report is as true as this server"
-	case pinned.IsZero():
-		report.Checkpoint = fmt.Sprintf("of revision %d, verified by the key in the file, %s: give the one you know as --key", v.checkpoint.Size, v.key)
-	}
+	report.Checkpoint = v.saved()
 	q := &pb.ReportRequest{}
 	if err := protojson.Unmarshal([]byte(s.header.Query), q); err != nil {
 		return altered("its query is none: %s", err)
@@ -151,8 +209,8 @@ func (a *app) recheckFile(ctx context.Context, f *os.File, pinned seal.Key, repo
 	}
 	p := newProgress(a.stderr)
 	defer p.end()
-	against := &comparer{file: bufio.NewReader(f)}
-	_, err = c.report(ctx, q, seal.Key{}, &asSaved{newReportWriter(s.format, against), s, v}, p)
+	against := newComparer(f, s, v)
+	_, err = c.report(ctx, q, seal.Key{}, against, p)
 	var refused *refusedError
 	switch {
 	case errors.As(err, &refused) && refused.field != "store": // which may be another server's
@@ -160,61 +218,30 @@ func (a *app) recheckFile(ctx context.Context, f *os.File, pinned seal.Key, repo
 	case err != nil:
 		return err
 	}
-	return against.end()
-}
-
-// asSaved writes a report with the checkpoint of one that was saved, which was verified.
-type asSaved struct {
-	reportWriter
-	saved *saved
-	vouch *vouch
-}
-
-func (w *asSaved) header(h *pb.ReportHeader, _ string) error {
-	h.Checkpoint, h.Key, h.ConsistencyProof = "", "", nil
-	if w.vouch.note != "" {
-		h.Checkpoint, h.Key, h.ConsistencyProof = w.vouch.note, w.vouch.key.String(), w.saved.header.ConsistencyProof
-	}
-	return w.reportWriter.header(h, w.saved.vouched)
-}
-
-// A comparer is a writer that fails where what is written is not what the file has.
-type comparer struct {
-	file *bufio.Reader
-	line int
-	part []byte // of a line whose end is not written yet
-}
-
-func (w *comparer) Write(b []byte) (int, error) {
-	w.part = append(w.part, b...)
-	for {
-		i := bytes.IndexByte(w.part, '\n')
-		if i < 0 {
-			return len(b), nil
-		}
-		want := w.part[:i+1]
-		got, err := readLine(w.file)
-		if err != nil && err != io.EOF {
-			return 0, err
-		}
-		w.line++
-		if !bytes.Equal(got, want) {
-			return 0, altered("line %d is\n  %s\nand the server reports\n  %s", w.line, shown(got), shown(want))
-		}
-		w.part = w.part[i+1:]
-	}
-}
-
-// end returns an error if the file has more.
-func (w *comparer) end() error {
-	got, err := readLine(w.file)
-	switch {
-	case len(got) > 0:
-		return altered("line %d is\n  %s\nand the server's report has ended", w.line+1, shown(got))
-	case err != io.EOF:
+	if err := against.undecided(); err != nil {
 		return err
 	}
+	made := ""
+	if v.note == "" && against.signed {
+		made = "this server signs its reports: this one was made by one that does not, or its checkpoint was taken out"
+		report.Checkpoint = "none, though " + made
+	}
+	if v.note == "" && !pinned.IsZero() {
+		return &unvouchedError{made}
+	}
+	report.Verified = v.note != ""
 	return nil
+}
+
+// saved is what is said of the checkpoint of a saved report.
+func (v *vouch) saved() string {
+	switch {
+	case v.note == "":
+		return "none: the report is as true as this server"
+	case !v.pinned:
+		return fmt.Sprintf("of revision %d, verified by the key in the file, %s: give the one you know as --key", v.checkpoint.Size, v.key)
+	}
+	return v.text()
 }
 
 // maxLine is how long a line of a saved report may be: far longer than any that is written.
@@ -258,13 +285,21 @@ func (s *saved) saysOf(v *vouch) error {
 	return nil
 }
 
+// byteOrderMark is what some programs write before a text in UTF-8.
+const byteOrderMark = "\ufeff"
+
 // readSaved reads a report that was saved, and holds its rows against its end. Errors:
 // [errAltered] if they do not fit.
 func readSaved(src io.Reader) (*saved, error) {
 	r := bufio.NewReader(src)
-	first, err := r.Peek(1)
-	if err != nil {
+	first, err := r.Peek(len(byteOrderMark)) // fewer of a shorter file
+	switch {
+	case len(first) == 0 && err == io.EOF:
+		return nil, errors.New("is empty")
+	case err != nil && err != io.EOF:
 		return nil, fmt.Errorf("read the report: %w", err)
+	case string(first) == byteOrderMark:
+		return nil, errors.New("begins with a byte-order mark, which no report has: take it off, or ask for the report again")
 	}
 	s := &saved{format: "csv", header: &pb.ReportHeader{}}
 	var digest audit.Digest
@@ -287,7 +322,11 @@ func readSaved(src io.Reader) (*saved, error) {
 		if err != nil {
 			return nil, err
 		}
-		if err := read(line[:len(line)-1], said, &digest); err != nil {
+		line = line[:len(line)-1]
+		if bytes.HasSuffix(line, []byte("\r")) {
+			return nil, altered("its line ends were changed: line %d ends with CR LF, and those of a report with LF alone", n)
+		}
+		if err := read(line, said, &digest); err != nil {
 			return nil, altered("line %d: %s", n, err)
 		}
 	}
@@ -318,7 +357,10 @@ func (s *saved) csv() lineReader {
 				said[name] = value
 				return nil
 			}
-			return s.fact(name, value)
+			if err := s.fact(name, value); err != nil {
+				return fmt.Errorf("the %s %q cannot be read", name, value)
+			}
+			return nil
 		case !columns:
 			columns = true
 			return nil

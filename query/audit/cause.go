@@ -149,7 +149,7 @@ func (m *Moment) path(ctx context.Context, t tuple.Tuple) (string, error) {
 	}
 	x, err := m.asking.Explain(ctx, query.Question{Tuple: t, Given: m.given})
 	if err != nil && unanswered(err) {
-		return Cell("not told: " + err.Error()), nil
+		return Cell(notTold + err.Error()), nil
 	}
 	if err != nil {
 		return "", err

@@ -350,7 +350,7 @@ type verdict struct {
 func (v verdict) String() string {
 	switch {
 	case v.err != nil:
-		return Cell("undecided: " + v.err.Error())
+		return Cell(undecidedFor + v.err.Error())
 	case v.allowed:
 		return "allowed"
 	}

@@ -49,6 +49,34 @@ func Cell(text string) string {
 	}, strings.ToValidUTF8(text, "\ufffd"))
 }
 
+// What a cell says before why something has no answer, or is not told.
+const (
+	undecidedFor = "undecided: "
+	notTold      = "not told: "
+)
+
+// IsUndecided reports whether a cell of a column tells that something has no answer.
+func IsUndecided(column, cell string) bool {
+	return (column == "access" || column == "before" || column == "after") && strings.HasPrefix(cell, undecidedFor)
+}
+
+// OverBudget reports whether a cell of a column tells that something was not found out within
+// the budget of the server: one with another budget may tell it.
+func OverBudget(column, cell string) bool {
+	switch column {
+	case "access", "before", "after":
+		return strings.HasPrefix(cell, undecidedFor+noAnswerWithin)
+	case "path":
+		return strings.HasPrefix(cell, notTold+noAnswerWithin)
+	case "cause":
+		return strings.TrimSuffix(cell, orClock) == causeUnknown
+	}
+	return false
+}
+
+// noAnswerWithin begins the text of every [*model.BudgetError].
+const noAnswerWithin = "no answer within "
+
 // AppendCSV appends the cells as one line of CSV, the canonical form of a row: RFC 4180
 // with lines ended by LF. A cell stands in quotes exactly if it holds a comma, a quote or
 // a line break, or begins with '#' or a space; so no row begins with '#', and lines that

@@ -231,3 +231,38 @@ func sprint(lines []string) string {
 	}
 	return text
 }
+
+// TestOverBudget holds that what a budget ended is told from what has no answer at all.
+func TestOverBudget(t *testing.T) {
+	for _, what := range []string{"depth", "memory", "time", "rows"} {
+		err := &model.BudgetError{What: what, Limit: 7}
+		for column, cell := range map[string]string{
+			"access": verdict{err: err}.String(),
+			"before": verdict{err: err}.String(),
+			"after":  verdict{err: err}.String(),
+			"path":   notTold + err.Error(),
+		} {
+			if !OverBudget(column, cell) || IsUndecided(column, cell) != (column != "path") {
+				t.Errorf("%s %q: over budget %t, undecided %t", column, cell, OverBudget(column, cell), IsUndecided(column, cell))
+			}
+			if OverBudget("reason", cell) || IsUndecided("reason", cell) {
+				t.Errorf("a reason %q is taken for one without an answer", cell)
+			}
+		}
+	}
+	for _, cell := range []string{causeUnknown, causeUnknown + orClock} {
+		if !OverBudget("cause", cell) || OverBudget("ticket", cell) {
+			t.Errorf("cause %q: over budget %t", cell, OverBudget("cause", cell))
+		}
+	}
+	for column, cell := range map[string]string{
+		"access": undecidedFor + "condition \"office\": the context lacks country",
+		"after":  "allowed",
+		"cause":  causeNever,
+		"path":   "the subject itself",
+	} {
+		if OverBudget(column, cell) {
+			t.Errorf("%s %q is taken for one over budget", column, cell)
+		}
+	}
+}
