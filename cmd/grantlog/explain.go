@@ -172,7 +172,7 @@ func lastHeldText(t *pb.Turn) string {
 	case t.GetCause() == pb.Turn_CLOCK:
 		return "last held at " + at + " or later, ended by the clock"
 	case t.GetCause() == pb.Turn_NEVER && t.GetDependsOnTime():
-		return "never held, the clock apart"
+		return "not held by any command or expiry; by the clock it may have been"
 	case t.GetCause() == pb.Turn_NEVER:
 		return "never held"
 	case t.GetDependsOnTime():

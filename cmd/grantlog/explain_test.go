@@ -135,7 +135,7 @@ func TestTurnTexts(t *testing.T) {
 		{false, turn(pb.Turn_COMMAND, false, true), []string{"denied since " + at + " at the earliest, by " + grant, looks}},
 		{false, turn(pb.Turn_CLOCK, false, true), []string{"denied by the clock, since some time after " + at + ", when it was allowed", looks}},
 		{false, turn(pb.Turn_NEVER, false, false), []string{"never held"}},
-		{false, turn(pb.Turn_NEVER, false, true), []string{"never held, the clock apart", looks}},
+		{false, turn(pb.Turn_NEVER, false, true), []string{"not held by any command or expiry; by the clock it may have been", looks}},
 		{false, turn(pb.Turn_UNKNOWN, false, true), []string{"denied since " + at + " or before, the clock apart; what made it so " + budget, looks}},
 		{false, held(turn(pb.Turn_COMMAND, true, false), turn(pb.Turn_EXPIRY, false, false)), []string{
 			"denied since " + at + ", before that without an answer; by " + grant,

@@ -84,6 +84,15 @@ func (m *mermaid) rule(from, lead string, x *pb.Explanation) {
 			m.arrow(from, m.relation(branch), lead+x.GetRule())
 		}
 	case pb.Tree_GRANTED, pb.Tree_FROM:
+		because := becauseText(x)
+		if len(x.GetGrants()) == 1 && x.GetUntold() == 0 {
+			because = "" // the one says it
+		}
+		if because != "" {
+			id := m.box(verdictClass(x.GetVerdict()), explainMark(x.GetVerdict())+ruleText(x)+because)
+			m.arrow(from, id, lead)
+			from, lead = id, ""
+		}
 		for _, g := range x.GetGrants() {
 			subject := g.GetGrant().GetTuple().GetSubject()
 			text, to := lead+"granted"+explainedGrantText(g), ""
@@ -102,11 +111,11 @@ func (m *mermaid) rule(from, lead string, x *pb.Explanation) {
 			}
 			m.arrow(from, to, text)
 		}
-		if len(x.GetGrants()) == 0 {
+		if len(x.GetGrants()) == 0 && because == "" {
 			m.arrow(from, m.box(verdictClass(x.GetVerdict()), explainMark(x.GetVerdict())+"nothing"), lead+ruleText(x))
 		}
 	default:
-		id := m.box(verdictClass(x.GetVerdict()), explainMark(x.GetVerdict())+ruleText(x))
+		id := m.box(verdictClass(x.GetVerdict()), explainMark(x.GetVerdict())+ruleText(x)+becauseText(x))
 		m.arrow(from, id, lead)
 		for i, branch := range x.GetBranches() {
 			lead := ""
