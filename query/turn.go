@@ -1,6 +1,7 @@
 package query
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -34,14 +35,15 @@ const (
 // Before its first model, and under a model that lacks what the question names, nobody
 // holds anything in a store.
 type Turn struct {
-	Verdict model.Verdict // the answer
+	Verdict model.Verdict // the answer; 0 if the budget was too small for it
 	Before  model.Verdict // the answer just before, of ByClock at Time; 0 of Never and Unknown
 	Cause   Cause
 	Time    int64 // nanoseconds since the Unix epoch; 0 of Never
 	// Command is the command; of ByExpiry and ByStart the one that granted the tuple.
 	Command Provenance
-	// Tuple is the one that it changed. If that is several, one that an allow, before or
-	// after, is proved by, if there is one. Zero if it was a model.
+	// Tuple is the one that it changed. If that is several, one without whose change the
+	// answer would be another; if there is none that makes the difference alone, one that
+	// does if some of the others had not changed either. Zero if it was a model.
 	Tuple   tuple.Tuple
 	Revoked bool // of ByCommand: it revoked the tuple
 	// Timed: the answer hangs on a condition that looks at the time, and may have been
@@ -66,9 +68,10 @@ type Turn struct {
 // nothing comes out, it asks about fewer moments: those since what was doubtful.
 //
 // All moments together may spend what a list may, and those asked at once what a question
-// may; beyond that the cause is Unknown.
+// may; beyond that the cause is Unknown. What was found out until then is told.
 //
-// Errors are those of [Asking.Explain]. An Asking may be asked again and again.
+// Errors: an [*InvalidError], ctx's error, errors of the index. An Asking may be asked again
+// and again.
 func (a *Asking) Turn(ctx context.Context, q Question) (Turn, error) {
 	if err := a.known(q.Tuple); err != nil {
 		return Turn{}, err
@@ -79,19 +82,13 @@ func (a *Asking) Turn(ctx context.Context, q Question) (Turn, error) {
 	}
 	t := turning{Asking: a, question: q, left: sc.Budget.Rows, models: a.view.Models()}
 	t.given, _ = sc.Reader.(*overlay)
-	now, err := t.at(moment{a.view.Revision(), a.now})
-	if err != nil {
-		return Turn{}, err
-	}
-	turn, before, err := t.find(now, func(v model.Verdict) bool { return v == now.verdict })
+	now := moment{a.view.Revision(), a.now}
+	turn, before, err := t.find(now, func(v, now model.Verdict) bool { return v == now })
 	if err != nil || turn.Verdict != model.HoldsNot || turn.Before != model.Undecided {
 		return turn, err
 	}
 	// What was before had no answer; further back for when it was held.
-	if now, err = t.at(before); err != nil {
-		return Turn{}, err
-	}
-	held, _, err := t.find(now, func(v model.Verdict) bool { return v != model.Holds })
+	held, _, err := t.find(before, func(v, _ model.Verdict) bool { return v != model.Holds })
 	turn.Held = &held
 	return turn, err
 }
@@ -148,15 +145,22 @@ func (d *doubt) grant() model.Grant {
 	return model.Grant{Condition: model.Doubtful, Context: binary.BigEndian.AppendUint64(b, uint64(d.edge))}
 }
 
-// find finds the newest moment, up to that of now, before which the answer is not alike, and
-// returns a moment before it when it was not.
-func (t *turning) find(now stretch, alike func(model.Verdict) bool) (turn Turn, last moment, err error) {
+// find finds the newest moment, up to one, before which the answer is not like that at the
+// one, and returns a moment before it when it was not.
+func (t *turning) find(from moment, like func(v, now model.Verdict) bool) (turn Turn, last moment, err error) {
+	turn.Time = from.clock
 	defer func() {
 		var budget *model.BudgetError
 		if errors.As(err, &budget) {
 			turn, err = Turn{Verdict: turn.Verdict, Cause: Unknown, Time: turn.Time, Timed: turn.Timed}, nil
 		}
 	}()
+	now, err := t.at(from)
+	if err != nil {
+		return turn, last, err
+	}
+	first := now.verdict
+	alike := func(v model.Verdict) bool { return like(v, first) }
 	for alike(now.verdict) {
 		turn.Verdict = now.verdict
 		newest := max(now.read.version.Revision, now.model)
@@ -201,9 +205,15 @@ func (t *turning) find(now stretch, alike func(model.Verdict) bool) (turn Turn, 
 		if err != nil {
 			return turn, last, err
 		}
+		if !alike(before.verdict) && before.from.before(last) {
+			// At that moment itself it may have lain too deep.
+			if before, err = t.at(last); err != nil {
+				return turn, last, err
+			}
+		}
 		if !alike(before.verdict) {
 			if now.read.edge > made {
-				return turn, last, t.tellEdge(&turn, &before, &now)
+				return turn, last, t.tellEdge(&turn, &before, &now, alike)
 			}
 			return turn, last, t.tellCommand(&turn, &before, &now, newest, alike)
 		}
@@ -297,7 +307,7 @@ func (t *turning) tellCommand(turn *Turn, before, now *stretch, made ledger.Revi
 		}
 		switch {
 		case alike(without.verdict) && without.read.edge == turn.Time:
-			return t.tellEdge(turn, before, &without)
+			return t.tellEdge(turn, before, &without, alike)
 		case alike(without.verdict) && without.timed:
 			turn.Cause, turn.Before, turn.Time, turn.Timed = ByClock, before.verdict, before.to.clock, true
 			return nil
@@ -309,12 +319,22 @@ func (t *turning) tellCommand(turn *Turn, before, now *stretch, made ledger.Revi
 	}
 	changed := now.read.version
 	if now.read.tuples > 1 || now.model == made {
-		proven, err := t.proven(before, now, func(n index.Version) bool { return n.Revision == made })
+		v, err := t.view.At(made - 1)
 		if err != nil {
 			return err
 		}
-		if proven.Revision > 0 || now.model == made {
-			changed = proven
+		defer v.Close()
+		fits := func(n index.Version) bool { return n.Revision == made }
+		blamed, err := t.blame(moment{made, turn.Time}, alike, fits, func(n index.Version) (index.Version, error) {
+			was, _, err := v.Newest(n.Tuple)
+			was.Tuple = n.Tuple
+			return was, err
+		})
+		if err != nil {
+			return err
+		}
+		if blamed.Revision > 0 || now.model == made {
+			changed = blamed
 		}
 	}
 	turn.Tuple, turn.Revoked = changed.Tuple, changed.Revision > 0 && !changed.Live
@@ -322,18 +342,25 @@ func (t *turning) tellCommand(turn *Turn, before, now *stretch, made ledger.Revi
 }
 
 // tellEdge says that a grant that ended or began to count made the answer what it is.
-func (t *turning) tellEdge(turn *Turn, before, now *stretch) error {
+func (t *turning) tellEdge(turn *Turn, before, now *stretch, alike func(model.Verdict) bool) error {
 	at := now.read.edge
 	edged := now.read.edged
 	if now.read.edges > 1 {
-		proven, err := t.proven(before, now, func(n index.Version) bool {
+		fits := func(n index.Version) bool {
 			return n.Live && (n.Grant.ExpiresAt == at || n.Grant.NotBefore == at)
+		}
+		// What a command changed at that time, it changed after that.
+		blamed, err := t.blame(moment{before.to.rev, at}, alike, fits, func(n index.Version) (index.Version, error) {
+			if n.Live = n.Grant.NotBefore != at; n.Live {
+				n.Grant.ExpiresAt = 0
+			}
+			return n, nil
 		})
 		if err != nil {
 			return err
 		}
-		if proven.Revision > 0 {
-			edged = proven
+		if blamed.Revision > 0 {
+			edged = blamed
 		}
 	}
 	turn.Cause, turn.Before, turn.Time, turn.Tuple = ByExpiry, before.verdict, at, edged.Tuple
@@ -345,54 +372,93 @@ func (t *turning) tellEdge(turn *Turn, before, now *stretch) error {
 	return err
 }
 
-// proven returns the version, as of now, of a tuple that fits and that an allow, now or
-// before, is proved by: one that counts, or else one that has to do with it. The zero
-// version if there is no allow, or no such tuple.
-func (t *turning) proven(before, now *stretch, fits func(index.Version) bool) (found index.Version, err error) {
-	allow := now
-	if now.verdict != model.Holds {
-		allow = before
+// sameAt reports whether two versions of a tuple are the same to the evaluator at a time.
+func sameAt(a, b index.Version, at int64) bool {
+	counts := func(n index.Version) bool {
+		return n.Live && n.Grant.NotBefore <= at && (n.Grant.ExpiresAt == 0 || at < n.Grant.ExpiresAt)
 	}
-	if allow.verdict != model.Holds {
-		return found, nil
+	if !counts(a) || !counts(b) {
+		return counts(a) == counts(b)
 	}
-	var proof *model.Explanation
-	at := stretch{from: allow.to, to: allow.to}
-	err = t.ask(&at, t.engine.budgets.Check.Rows, func(sc model.Scope, in *model.Model) (err error) {
-		proof, _, err = in.Explain(sc, t.engine.budgets.List, questionOf(t.question.Tuple))
-		return err
-	})
-	if err != nil || proof == nil {
-		return found, err
-	}
-	v, err := t.view.At(now.to.rev)
-	if err != nil {
-		return found, err
-	}
-	defer v.Close()
-	for _, whole := range []bool{false, true} {
-		var look func(x *model.Explanation) error
-		look = func(x *model.Explanation) error {
-			for i := range x.Grants {
-				n, _, err := v.Newest(x.Grants[i].Tuple)
-				if err != nil {
-					return err
-				}
-				if found.Revision == 0 && n.Revision > 0 && fits(n) {
-					found = n
-				}
+	return a.Grant.Condition == b.Grant.Condition && string(a.Grant.Context) == string(b.Grant.Context)
+}
+
+// blame returns which of the tuples that changed at a moment made the answer what it is: one
+// without whose change alone it would not be alike, or else one without whose change it would
+// not be if some others had not changed either. The zero version if there is none, as when
+// a model made it so. Fits says which versions are of a change, and was what they were before.
+func (t *turning) blame(at moment, alike func(model.Verdict) bool, fits func(index.Version) bool, was func(index.Version) (index.Version, error)) (index.Version, error) {
+	const tries = 32 // of changes alone
+	type change struct{ was, is index.Version }
+	var (
+		changes []change                    // of what was read yet
+		place   = make(map[tuple.Tuple]int) // among them; -1 if to the evaluator it is what it was
+		failed  error
+	)
+	// with reports whether the answer is alike if only some of the changes are made.
+	with := func(made func(change int) bool) (bool, error) {
+		s := stretch{from: at, to: at}
+		s.read.instead = func(n index.Version) index.Version {
+			if !fits(n) {
+				return n
 			}
-			for b := range x.Below() {
-				if b.Verdict == model.Holds || whole {
-					if err := look(b); err != nil {
-						return err
-					}
+			i, met := place[n.Tuple]
+			if !met {
+				before, err := was(n)
+				failed = cmp.Or(failed, err)
+				if i = -1; !sameAt(before, n, at.clock) {
+					i = len(changes)
+					changes = append(changes, change{before, n})
 				}
+				place[n.Tuple] = i
 			}
-			return nil
+			if i >= 0 && !made(i) {
+				return changes[i].was
+			}
+			return n
 		}
-		if err := look(proof); err != nil || found.Revision > 0 {
-			return found, err
+		err := t.check(&s, t.engine.budgets.Check.Rows)
+		return alike(s.verdict), cmp.Or(failed, err)
+	}
+	if _, err := with(func(int) bool { return true }); err != nil {
+		return index.Version{}, err
+	}
+	read := len(changes) // those alone can make a difference alone
+	without, err := with(func(int) bool { return false })
+	if err != nil {
+		return index.Version{}, err
+	}
+	var found index.Version
+	first := 0 // that is tried alone
+	if !without && len(changes) > 0 {
+		// Without the changes before low it is alike, without those before high it is not.
+		low, high := 0, len(changes)
+		for high-low > 1 {
+			mid := low + (high-low)/2
+			is, err := with(func(i int) bool { return i >= mid })
+			if err != nil {
+				return index.Version{}, err
+			}
+			if is {
+				low = mid
+			} else {
+				high = mid
+			}
+		}
+		found, first = changes[low].is, low
+	}
+	for try := range min(tries, read) {
+		alone := (first + try) % read
+		is, err := with(func(i int) bool { return i != alone })
+		var budget *model.BudgetError
+		if errors.As(err, &budget) {
+			break
+		}
+		if err != nil {
+			return index.Version{}, err
+		}
+		if !is {
+			return changes[alone].is, nil
 		}
 	}
 	return found, nil
@@ -406,24 +472,8 @@ func (t *turning) at(m moment) (stretch, error) {
 // over asks the question at all moments from one to another, within so many rows. All must
 // have the model of the last.
 func (t *turning) over(from, to moment, still bool, rows int) (stretch, error) {
-	s := stretch{from: from, to: to, still: still, verdict: model.HoldsNot}
-	err := t.ask(&s, rows, func(sc model.Scope, in *model.Model) error {
-		allowed, spent, err := in.Check(sc, questionOf(t.question.Tuple))
-		s.rows = spent.Rows
-		t.left -= spent.Rows
-		var why *doubt
-		switch {
-		case errors.As(err, &why):
-			s.verdict, s.doubt = model.Undecided, *why
-		case err != nil && !own(err):
-			return err
-		case err != nil:
-			s.verdict = model.Undecided
-		case allowed:
-			s.verdict = model.Holds
-		}
-		return nil
-	})
+	s := stretch{from: from, to: to, still: still}
+	err := t.check(&s, rows)
 	var budget *model.BudgetError
 	if from != to && t.left > 0 && errors.As(err, &budget) && budget.What != "time" {
 		s.verdict, s.costly, err = model.Undecided, true, nil
@@ -431,24 +481,10 @@ func (t *turning) over(from, to moment, still bool, rows int) (stretch, error) {
 	return s, err
 }
 
-// own reports whether an error is the answer to a question: asked again, it would be the
-// same, however often.
-func own(err error) bool {
-	var (
-		budget    *model.BudgetError
-		cycle     *model.CycleError
-		missing   *dsl.MissingError
-		ill       *dsl.ContextError
-		cost      *dsl.CostError
-		condition *dsl.ConditionError
-	)
-	return errors.As(err, &budget) && budget.What == "depth" || errors.As(err, &cycle) || errors.As(err, &missing) ||
-		errors.As(err, &ill) || errors.As(err, &cost) || errors.As(err, &condition)
-}
-
-// ask runs something over a stretch, noting what it reads; nothing where the question names
-// what the model in force lacks.
-func (t *turning) ask(s *stretch, rows int, run func(model.Scope, *model.Model) error) error {
+// check asks the question over a stretch, within so many rows, noting what it reads. Where
+// the model in force lacks what the question names, the answer is a denial.
+func (t *turning) check(s *stretch, rows int) error {
+	s.verdict = model.HoldsNot
 	if s.to.rev == 0 {
 		return nil
 	}
@@ -460,7 +496,7 @@ func (t *turning) ask(s *stretch, rows int, run func(model.Scope, *model.Model) 
 		}
 		defer v.Close()
 	}
-	s.read = reading{view: v, from: s.from, clock: s.to.clock}
+	s.read = reading{view: v, from: s.from, clock: s.to.clock, instead: s.read.instead}
 	defer func() { s.read.view = nil }()
 	in, programs := t.model, t.programs
 	if !t.pinned {
@@ -492,7 +528,36 @@ func (t *turning) ask(s *stretch, rows int, run func(model.Scope, *model.Model) 
 		over.Conditions = programs.ConditionsOver(t.question.Context, t.question.Over, s.to.clock)
 	}
 	sc.Conditions = over
-	return run(sc, in)
+	allowed, spent, err := in.Check(sc, questionOf(t.question.Tuple))
+	s.rows = spent.Rows
+	t.left -= spent.Rows
+	var why *doubt
+	switch {
+	case errors.As(err, &why):
+		s.verdict, s.doubt = model.Undecided, *why
+	case err != nil && !own(err):
+		return err
+	case err != nil:
+		s.verdict = model.Undecided
+	case allowed:
+		s.verdict = model.Holds
+	}
+	return nil
+}
+
+// own reports whether an error is the answer to a question: asked again, it would be the
+// same, however often.
+func own(err error) bool {
+	var (
+		budget    *model.BudgetError
+		cycle     *model.CycleError
+		missing   *dsl.MissingError
+		ill       *dsl.ContextError
+		cost      *dsl.CostError
+		condition *dsl.ConditionError
+	)
+	return errors.As(err, &budget) && budget.What == "depth" || errors.As(err, &cycle) || errors.As(err, &missing) ||
+		errors.As(err, &ill) || errors.As(err, &cost) || errors.As(err, &condition)
 }
 
 // Conditions are those of a model over a stretch. A grant whose condition the model lacks
@@ -530,12 +595,17 @@ type reading struct {
 	edges   int           // as tuples
 	doubt   doubt         // the newest changes of what is doubtful, zero if nothing is
 	noted   int           // versions, dead ones too
+
+	instead func(index.Version) index.Version // if not nil, what to take for a version
 }
 
 // note notes what is read, and returns what the evaluator takes for its grant, false if that
 // is not live at any moment.
 func (r *reading) note(n index.Version) (model.Grant, bool) {
 	r.noted++
+	if r.instead != nil {
+		n = r.instead(n)
+	}
 	switch {
 	case n.Revision > r.version.Revision:
 		r.version, r.tuples = n, 1

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -24,6 +25,8 @@ type annals struct {
 	*chronicle
 	times   map[ledger.Revision]int64
 	request model.Value
+
+	alone, together int // turns by a tuple of several that makes the difference alone, and not
 }
 
 // newAnnals folds n random steps; if busy, with many grants and revokes between them that
@@ -46,7 +49,8 @@ func newAnnals(t *testing.T, seed uint64, n int, busy bool) *annals {
 	a.past, a.times[first.revision] = []past{first}, a.now
 	a.wait = func() int64 { return r.Int64N(3) }
 	for _, step := range querytest.NewHistory(seed, n) {
-		for u, g := range step.Grant {
+		for _, u := range slices.SortedFunc(maps.Keys(step.Grant), tuple.Tuple.Compare) {
+			g := step.Grant[u]
 			g.NotBefore, g.ExpiresAt = 0, 0
 			switch r.IntN(6) { // the command itself is at most two later
 			case 0, 1:
@@ -210,6 +214,9 @@ func (a *annals) wrongMoment(points []point, q tuple.Tuple, contextual []query.C
 			default:
 				return last, fmt.Sprintf("the tuple %s has no edge at %d", got.Tuple, turned.clock-start)
 			}
+			if text := a.wrongTuple(by, edgeless(by.grants, turned.clock), turned.clock, q, contextual, pinned, got.Tuple, alike); text != "" {
+				return last, text
+			}
 			break
 		}
 		changed := got.Tuple == (tuple.Tuple{}) && (at == 0 || a.past[at-1].model != by.model)
@@ -220,6 +227,11 @@ func (a *annals) wrongMoment(points []point, q tuple.Tuple, contextual []query.C
 		}
 		if !changed {
 			return last, fmt.Sprintf("%s was not changed by revision %d", got.Tuple, turned.revision)
+		}
+		if got.Tuple != (tuple.Tuple{}) {
+			if text := a.wrongTuple(by, a.past[at-1].grants, turned.clock, q, contextual, pinned, got.Tuple, alike); text != "" {
+				return last, text
+			}
 		}
 	}
 	if want.Cause == query.Never {
@@ -232,6 +244,70 @@ func (a *annals) wrongMoment(points []point, q tuple.Tuple, contextual []query.C
 	return last, ""
 }
 
+// edgeless returns grants as they were just before a moment: without what begins then, and
+// with what expires then.
+func edgeless(grants map[tuple.Tuple]model.Grant, at int64) map[tuple.Tuple]model.Grant {
+	before := make(map[tuple.Tuple]model.Grant)
+	for t, g := range grants {
+		if g.ExpiresAt == at {
+			g.ExpiresAt = 0
+		}
+		if g.NotBefore != at {
+			before[t] = g
+		}
+	}
+	return before
+}
+
+// wrongTuple says how a tuple is not the one to name for the answer in a state at a time, of
+// those that are not as they were before, or "". With its grant alone put back the answer
+// must be another, if there is such a tuple; or else it must at least not count alike.
+func (a *annals) wrongTuple(now past, before map[tuple.Tuple]model.Grant, clock int64, q tuple.Tuple, contextual []query.Contextual, pinned *model.Model, got tuple.Tuple, alike func(querytest.Value) bool) string {
+	if pinned != nil {
+		now.model = pinned
+	}
+	active := func(grants map[tuple.Tuple]model.Grant, t tuple.Tuple) (model.Grant, bool) {
+		g, ok := grants[t]
+		return model.Grant{Condition: g.Condition, Context: g.Context}, ok && g.NotBefore <= clock && (g.ExpiresAt == 0 || clock < g.ExpiresAt)
+	}
+	var changed []tuple.Tuple
+	both := maps.Clone(now.grants)
+	maps.Copy(both, before)
+	for _, t := range slices.SortedFunc(maps.Keys(both), tuple.Tuple.Compare) {
+		is, counts := active(now.grants, t)
+		was, counted := active(before, t)
+		if counts != counted || counts && !is.Equal(was) {
+			changed = append(changed, t)
+		}
+	}
+	if !slices.Contains(changed, got) {
+		return fmt.Sprintf("%s counts as it did before", got)
+	}
+	if len(changed) == 1 {
+		return ""
+	}
+	alone := func(t tuple.Tuple) bool {
+		back := now
+		back.grants = maps.Clone(now.grants)
+		delete(back.grants, t)
+		if g, ok := before[t]; ok {
+			back.grants[t] = g
+		}
+		return !alike(a.values(back, clock, contextual)[q])
+	}
+	if alone(got) {
+		a.alone++
+		return ""
+	}
+	for _, t := range changed {
+		if alone(t) {
+			return fmt.Sprintf("%s makes no difference alone, but %s does", got, t)
+		}
+	}
+	a.together++
+	return ""
+}
+
 // TestOracleTurns asks since when every answer at moments of random histories has been
 // what it is, and compares with the oracle's answers at every moment before.
 func TestOracleTurns(t *testing.T) {
@@ -240,7 +316,7 @@ func TestOracleTurns(t *testing.T) {
 		seed = uint64(time.Now().UnixNano()) % 1_000_000_000
 	}
 	t.Logf("histories from seed %d; -args -seed %d runs them again", seed, seed)
-	causes, held := make(map[query.Cause]int), 0
+	causes, held, alone, together := make(map[query.Cause]int), 0, 0, 0
 	for n := range *histories {
 		a := newAnnals(t, seed+n, 30, n%3 == 2)
 		for _, i := range append(a.rand.Perm(len(a.past))[:2], len(a.past)-1) {
@@ -282,12 +358,118 @@ func TestOracleTurns(t *testing.T) {
 			}
 			v.Close()
 		}
+		alone, together = alone+a.alone, together+a.together
 	}
-	t.Logf("causes: %v; last held before there was no answer: %d", causes, held)
+	t.Logf("causes: %v; last held before there was no answer: %d; of several tuples one alone: %d, none alone: %d", causes, held, alone, together)
 	for cause, least := range map[query.Cause]int{query.ByCommand: 30, query.ByExpiry: 2, query.ByStart: 1, query.Never: 100} {
 		if n := causes[cause]; *histories >= 8 && n < least*int(*histories) { // of a few, chance decides
 			t.Errorf("only %d turns of %d histories have the cause %d; want %d or more", n, *histories, cause, least*int(*histories))
 		}
+	}
+}
+
+// TestTurnSeveral: of several tuples that change at once, the one is named that makes the
+// answer what it is.
+func TestTurnSeveral(t *testing.T) {
+	type terms = model.Grant
+	grant := func(text string, g terms) ledger.Change {
+		return ledger.Change{Kind: ledger.Grant, Tuple: parse(t, text), Grant: g}
+	}
+	revoke := func(text string) ledger.Change { return ledger.Change{Kind: ledger.Revoke, Tuple: parse(t, text)} }
+	const editor, banned, trained, member = "doc:a#editor@user:x", "doc:a#banned@user:x", "doc:a#trained@user:x", "group:g#member@user:x"
+	type command = []ledger.Change
+	for _, tt := range []struct {
+		name     string
+		commands []command // the first is revision 3, at +3
+		ask      string
+		want     string
+	}{
+		{"granted again and banned", []command{{grant(editor, terms{})}, {grant(editor, terms{Owner: "o"}), grant(banned, terms{})}}, "doc:a#viewer@user:x",
+			"holds not, before holds, by command +4 @4 +4 root  " + banned},
+		{"granted again and banned no more", []command{{grant(editor, terms{}), grant(banned, terms{})}, {grant(editor, terms{Owner: "o"}), revoke(banned)}}, "doc:a#viewer@user:x",
+			"holds, before holds not, by command +4 @4 +4 root  " + banned + " revoked"},
+		{"granted until the past, and banned", []command{{grant(editor, terms{})}, {grant(editor, terms{ExpiresAt: start + 6}), grant(banned, terms{})}}, "doc:a#viewer@user:x",
+			"holds not, before holds, by command +4 @4 +4 root  " + banned},
+		{"for later, and revoked what had no answer", []command{{grant(editor, terms{Condition: "office"})}, {grant("doc:a#open@user:*", terms{NotBefore: start + 1000}), revoke(editor)}}, "doc:a#viewer@user:x",
+			"holds not, before undecided, by command +4 @4 +4 root  " + editor + " revoked\nheld: holds not, before ?, by never"},
+		{"both needed", []command{{grant(trained, terms{}), grant(editor, terms{}), grant("doc:a#editor@user:y", terms{})}}, "doc:a#signer@user:x",
+			"holds, before holds not, by command +3 @3 +3 root  " + trained},
+		{"two ways, to others too", []command{{grant("group:g#member@user:x", terms{}), grant("group:h#member@user:x", terms{})},
+			{grant("doc:a#editor@group:a#member", terms{}), grant("doc:a#editor@group:g#member", terms{}), grant("doc:a#editor@group:h#member", terms{}), grant("doc:a#editor@group:i#member", terms{})}}, "doc:a#editor@user:x",
+			"holds, before holds not, by command +4 @4 +4 root  doc:a#editor@group:h#member"},
+		{"two ways, and one that is needed", []command{{grant("doc:a#editor@group:g#member", terms{}), grant("doc:a#editor@group:h#member", terms{})},
+			{grant(member, terms{}), grant("group:h#member@user:x", terms{}), grant(trained, terms{})}}, "doc:a#signer@user:x",
+			"holds, before holds not, by command +4 @4 +4 root  " + trained},
+		{"one ends, the other begins, and banned", []command{{grant(editor, terms{ExpiresAt: start + 5}), grant("doc:a#open@user:*", terms{NotBefore: start + 5}), grant(banned, terms{NotBefore: start + 5})}}, "doc:a#viewer@user:x",
+			"holds not, before holds, by start +5 @3 +3 root  " + banned},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld(t, explainSource)
+			for _, c := range tt.commands {
+				w.fold(&ledger.Command{Store: w.store, Changes: c})
+			}
+			got, err := w.ask(query.NewEngine(query.Budgets{}), start+9).Turn(context.Background(), query.Question{Tuple: parse(t, tt.ask)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var b strings.Builder
+			if turned(&b, &got); b.String() != tt.want {
+				t.Errorf("Turn(%s) is\n%s\nwant\n%s", tt.ask, &b, tt.want)
+			}
+		})
+	}
+}
+
+// TestTurnDeep: at the moment just before, the way to a group is too long; over many moments
+// a shorter one was among them, so that all are denials together.
+func TestTurnDeep(t *testing.T) {
+	w := newWorld(t, explainSource)
+	w.grant("doc:a#editor@group:g#member", "doc:a#editor@group:h#member", "group:h#member@group:g#member", "group:g#member@group:g#member")
+	w.fold(&ledger.Command{Store: w.store, Changes: []ledger.Change{{Kind: ledger.Revoke, Tuple: parse(t, "doc:a#editor@group:g#member")}}})
+	w.grant("doc:a#editor@user:x")
+	a := w.ask(query.NewEngine(query.Budgets{Check: model.Budget{Depth: 2}}), start+9)
+	got, err := a.Turn(context.Background(), query.Question{Tuple: parse(t, "doc:a#editor@user:x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if turned(&b, &got); b.String() != "holds, before undecided, by command +5 @5 +5 root  doc:a#editor@user:x" {
+		t.Errorf("Turn is %s", &b)
+	}
+}
+
+// TestTurnBudget: whatever it may spend, what was found out is told.
+func TestTurnBudget(t *testing.T) {
+	w := newWorld(t, explainSource)
+	editor := parse(t, "doc:a#editor@user:x")
+	for _, c := range []ledger.Change{
+		{Kind: ledger.Grant, Tuple: editor}, {Kind: ledger.Revoke, Tuple: editor},
+		{Kind: ledger.Grant, Tuple: editor, Grant: model.Grant{Condition: "office"}}, {Kind: ledger.Revoke, Tuple: editor},
+	} {
+		w.fold(&ledger.Command{Store: w.store, Changes: []ledger.Change{c}})
+	}
+	var told []string // each once
+	for rows := 1; rows <= 200; rows++ {
+		a := w.ask(query.NewEngine(query.Budgets{List: model.Budget{Rows: rows}}), start+9)
+		turn, err := a.Turn(context.Background(), query.Question{Tuple: parse(t, "doc:a#viewer@user:x")})
+		if err != nil {
+			t.Fatalf("Turn within %d rows: %v", rows, err)
+		}
+		var b strings.Builder
+		if turned(&b, &turn); !slices.Contains(told, b.String()) {
+			told = append(told, b.String())
+		}
+	}
+	const found = "holds not, before undecided, by command +6 @6 +6 root  doc:a#editor@user:x revoked\nheld: "
+	if want := []string{
+		"?, before ?, by unknown +9",
+		"holds not, before ?, by unknown +6",
+		found + "?, before ?, by unknown +5",
+		found + "undecided, before ?, by unknown +5",
+		found + "holds not, before ?, by unknown +4",
+		found + "holds not, before holds, by command +4 @4 +4 root  doc:a#editor@user:x revoked",
+	}; !slices.Equal(told, want) {
+		t.Errorf("the more it may spend, the turn is\n%s\nwant\n%s", strings.Join(told, "\n"), strings.Join(want, "\n"))
 	}
 }
 

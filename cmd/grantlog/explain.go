@@ -26,10 +26,13 @@ expired, not yet in force, a condition that does not hold. Each relation on each
 is shown once. ✓ holds, ✗ does not hold, ? has no answer.
 
 Below stands since when the answer is what it is, and the command that made it so, or
-the grant that ended; so of a denial, when the access was last held and what ended it.
-That time is exact. If the answer hangs on a condition that looks at the time, it may have
-been another since then, and that is said: the time is the earliest. Where the search for
-it is given up, that is said too; the server's --list-budget bounds it. All other times
+the grant that ended; so of a denial, when the access was last held and what ended it. Of
+several tuples that changed at once, one is named without whose change the answer would be
+another, if need be with some of the others unchanged too. That time is exact, but for
+moments that had no answer only because the question led too deep (serve --check-budget):
+they may be passed over. If the answer hangs on a condition that looks at the time, it may
+have been another since then, and that is said: the time is the earliest. Where the search
+for it is given up, that is said too; the server's --list-budget bounds it. All other times
 are cut to the second, and so may be just before the entry that they are of: to ask about
 one with --at, give its revision, the number after the @, or the time that -o json has.
 

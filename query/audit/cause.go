@@ -81,8 +81,6 @@ func (m *Moment) turn(ctx context.Context, t tuple.Tuple, after *Moment) (cause,
 	}
 	turn, err := m.asking.Turn(ctx, query.Question{Tuple: t, Given: m.given})
 	switch {
-	case err != nil && unanswered(err):
-		return cause{kind: causeUnknown}, "", nil
 	case err != nil:
 		return cause{}, "", err
 	case after != nil && turn.Timed && turn.Cause != query.Unknown && turn.Time <= after.time && turn.Command.Revision <= after.view.Revision():

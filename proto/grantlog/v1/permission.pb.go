@@ -2545,7 +2545,8 @@ func (x *ExplainedGrant) GetLeads() *Explanation {
 
 // A Turn is the newest moment at which the answer became what it is. What expires at the
 // very time of a command has ended before the command is applied. Before its first model,
-// and under one that lacks what the question names, nobody holds anything in a store.
+// and under one that lacks what the question names, nobody holds anything in a store. A
+// moment at which there was no answer only because it lay too deep may be passed over.
 type Turn struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What made it so.
@@ -2554,8 +2555,9 @@ type Turn struct {
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
 	// The command; of EXPIRY and START, the one that granted the tuple.
 	Command *Provenance `protobuf:"bytes,3,opt,name=command,proto3" json:"command,omitempty"`
-	// The tuple whose grant, revoke, expiry or start it was; absent if it was a model. If a
-	// command changed several, one that proves the allow, before or after.
+	// The tuple whose grant, revoke, expiry or start it was; absent if it was a model. If
+	// there are several, one without whose change the answer would be another; if none makes
+	// the difference alone, one that does if some of the others had not changed either.
 	Tuple *Tuple `protobuf:"bytes,4,opt,name=tuple,proto3" json:"tuple,omitempty"`
 	// Of COMMAND: it revoked the tuple; otherwise it granted it, or granted it otherwise.
 	Revoked bool `protobuf:"varint,5,opt,name=revoked,proto3" json:"revoked,omitempty"`
