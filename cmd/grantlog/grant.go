@@ -202,7 +202,8 @@ func readContext(text string) (*structpb.Struct, error) {
 }
 
 // contextValue is a value as the API has it. Its numbers are doubles, so a whole number
-// that none of them is exactly goes as text, which the server reads as the number.
+// that none of them is exactly goes as text, which the server reads as the number. Those
+// that one is exactly stay numbers, as a parameter of type any tells the two apart.
 func contextValue(v model.Value) *structpb.Value {
 	switch v.Kind {
 	case model.BoolValue:

@@ -151,7 +151,7 @@ func FuzzStore(f *testing.F) {
 	f.Add("? [a]\n: b\n<<: {}\n!!binary a: b")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "file") {
-			t.Skip("reads what the text names")
+			t.Skip("the text may name a file, which would be read")
 		}
 		r, s := &reader{file: "store.fga.yaml"}, &Store{}
 		n := r.document([]byte(text))
