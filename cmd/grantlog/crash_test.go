@@ -55,13 +55,17 @@ func TestKill(t *testing.T) {
 	}
 
 	var all, open []*sent // open: tried without an answer, to be tried again
-	inFlight := 0
-	for kill := range kills {
+	inFlight, round := 0, 0
+	for kill := 0; kill < kills; round++ {
 		// A random moment, so that kills fall into every step of an append and a fold.
 		after := 30*time.Millisecond + rand.N(220*time.Millisecond)
-		made, lost := load(t.Context(), p, store, kill, open, after, p.kill)
-		if lost == 0 {
-			t.Fatalf("kill %d hit no command in flight", kill+1)
+		made, lost := load(t.Context(), p, store, round, open, after, p.kill)
+		// All that were in flight may be answered together just before the kill, which then
+		// does not count.
+		if lost > 0 {
+			kill++
+		} else if round > 2*kills {
+			t.Fatalf("of %d kills only %d hit commands in flight", round+1, kill)
 		}
 		inFlight += lost
 		all = append(all, made...)
@@ -77,7 +81,7 @@ func TestKill(t *testing.T) {
 		p = mustStart(t, dir)
 	}
 	// An orderly end under load loses nothing either.
-	made, _ := load(t.Context(), p, store, kills, nil, 50*time.Millisecond, func() {
+	made, _ := load(t.Context(), p, store, round, nil, 50*time.Millisecond, func() {
 		if err := p.stop(); err != nil {
 			t.Error(err)
 		}
